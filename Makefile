@@ -1,0 +1,62 @@
+# Everything a person needs: `make demo`, `make test`. Each target sets up what it uses, from the lock, and says so.
+# One environment for the workspace (.venv); `make test-<package>` builds <package>/.venv with that package's alone.
+
+SHELL := /bin/bash
+UV := $(shell command -v uv || echo .uv/bin/uv)
+MEMBERS := shared talk2car_kd
+PYTEST := -q
+export UV_PYTHON_PREFERENCE ?= only-system
+
+.PHONY: demo test test-faults test-gpu bench lint format setup setup-demo pictures clean $(MEMBERS:%=test-%)
+
+demo: setup-demo  ## the main job on the embedded data: about ten minutes on two cores
+	cd talk2car_kd && ../.venv/bin/python main.py --stage all --visualize --generate_predictions
+
+test: setup  ## every member's tests
+	.venv/bin/python -m pytest $(PYTEST)
+
+test-faults: setup  ## kills, signals, damaged files at full count: up to an hour
+	.venv/bin/python -m pytest $(PYTEST) -m slow
+
+test-gpu:  ## in the caller's own environment, whatever its Python and torch
+	PYTHONPATH=shared:talk2car_kd python3 -m pytest $(PYTEST) -m gpu
+
+bench: setup  ## every benchmark with its baseline in the same run
+	set -e; for script in */benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script; done
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	$(UV) lock --check
+
+format: setup
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+pictures: setup  ## the pictures of the READMEs, under docs/
+	.venv/bin/python talk2car_kd/benchmarks/pictures.py --out docs
+
+# A member's tests in an environment that holds only that member's dependencies: how independence is proved.
+$(MEMBERS:%=test-%): test-%: $(UV)
+	@echo "Setting up $*/.venv with this package's dependencies alone"
+	UV_PROJECT_ENVIRONMENT=$(CURDIR)/$*/.venv $(UV) sync --locked --package $$(sed -n 's/^name = "\(.*\)"/\1/p' $*/pyproject.toml)
+	$*/.venv/bin/python -m pytest $(PYTEST) $*/tests
+
+setup: $(UV)
+	@test -d .venv || echo "Setting up .venv: downloads about 3 GB once (torch with CUDA), builds nothing"
+	$(UV) sync --locked --all-packages
+
+setup-demo: $(UV)
+	@test -d .venv || echo "Setting up .venv for talk2car_kd: downloads about 3 GB once (torch with CUDA), builds nothing"
+	$(UV) sync --locked --inexact --package talk2car-kd --no-dev
+
+.uv/bin/uv:
+	@echo "uv is missing: installing it into .uv (about 25 MB)"
+	python3 -m venv .uv
+	.uv/bin/pip install --quiet uv
+
+$(filter-out .uv/bin/uv,$(UV)):
+	@true
+
+clean:
+	rm -rf .venv .uv */.venv .pytest_cache .ruff_cache
