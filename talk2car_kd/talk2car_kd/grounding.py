@@ -1,0 +1,271 @@
+"""Grounding heads, and the model that joins an encoder to one: a command and a frame in, a box out.
+
+Localise, then regress: the decoded [REG] query scores every cell of the fused map, and the box is the prediction of
+the best cell. Regressing a box straight from [REG] learned nothing in the demo's time (facts 5.2).
+
+    B commands, F frames, L tokens, W text width, C channels, d head dimension, h w cells, n = h*w
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Median box of Talk2Car's train split (cx, cy, w, h as shares of 1600 x 900): an untrained head predicts this box.
+MEDIAN_BOX = (0.4447, 0.5733, 0.0919, 0.1333)
+
+
+def logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+def sine_positions(h: int, w: int, d: int, device=None) -> Tensor:
+    """2-D sine positions (h*w, d), d divisible by 4, from normalised coordinates (DETR, arXiv 2005.12872, A.4)."""
+    frequencies = 2 * math.pi * 10000 ** -(torch.arange(d // 4, device=device) / (d // 4)) * 4
+    y = (torch.arange(h, device=device) + 0.5)[:, None] / h * frequencies  # (h, d/4)
+    x = (torch.arange(w, device=device) + 0.5)[:, None] / w * frequencies
+    y = torch.cat([y.sin(), y.cos()], 1)[:, None].expand(h, w, d // 2)
+    x = torch.cat([x.sin(), x.cos()], 1)[None].expand(h, w, d // 2)
+    return torch.cat([y, x], 2).reshape(h * w, d)
+
+
+def with_tokens(text_emb: Tensor, text_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(B,D) or (B,L,W) text -> tokens (B,L,W) and mask (B,L), True where there is a token."""
+    if text_emb.dim() == 2:
+        text_emb = text_emb[:, None]
+    if text_mask is None:
+        text_mask = torch.ones(text_emb.shape[:2], dtype=torch.bool, device=text_emb.device)
+    return text_emb, text_mask
+
+
+def sentence_of(tokens: Tensor, mask: Tensor) -> Tensor:
+    """The last token's feature (B,W): CLIP's text tower is causal, so [EOT] has read the whole command."""
+    last = mask.sum(1).clamp(min=1) - 1
+    return tokens[torch.arange(len(tokens), device=tokens.device), last]
+
+
+class Attention(nn.Module):
+    """Multi-head attention from queries (B,q,d) to a memory (B,k,d), optionally with a key mask (B,k)."""
+
+    def __init__(self, d: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.to_query, self.to_key, self.to_value, self.out = (nn.Linear(d, d) for _ in range(4))
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return self.split(self.to_key(memory)), self.split(self.to_value(memory))
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        mask = None if mask is None else mask[:, None, None]
+        attended = F.scaled_dot_product_attention(self.split(self.to_query(query)), keys, values, attn_mask=mask)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def weights(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Attention weights averaged over heads (B,q,k), for pictures."""
+        q = self.split(self.to_query(query))
+        return (q @ keys.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1).mean(1)
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm decoder layer: [REG] and tokens attend to each other, then to the image's cells."""
+
+    def __init__(self, d: int, heads: int, ffn: int, dropout: float):
+        super().__init__()
+        self.self_attention, self.cross_attention = Attention(d, heads), Attention(d, heads)
+        self.ffn = nn.Sequential(nn.Linear(d, ffn), nn.GELU(), nn.Dropout(dropout), nn.Linear(ffn, d))
+        self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, cells: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B,1+L,d), mask (B,1+L), cells (F,n,d) -> updated x and [REG]'s attention over the cells (B,n)."""
+        y = self.norms[0](x)
+        x = x + self.dropout(self.self_attention(y, *self.self_attention.keys_values(y), mask))
+        y = self.norms[1](x)
+        keys, values = (t[image_index] for t in self.cross_attention.keys_values(cells))  # once a frame, then shared
+        x = x + self.dropout(self.cross_attention(y, keys, values))
+        with torch.no_grad():
+            attention = self.cross_attention.weights(y[:, :1], keys)[:, 0]
+        return x + self.dropout(self.ffn(self.norms[2](x))), attention
+
+
+class TextLayer(nn.Module):
+    """A trainable bidirectional layer over the frozen, causal tower's tokens."""
+
+    def __init__(self, d: int, heads: int, ffn: int, dropout: float):
+        super().__init__()
+        self.attention = Attention(d, heads)
+        self.ffn = nn.Sequential(nn.Linear(d, ffn), nn.GELU(), nn.Dropout(dropout), nn.Linear(ffn, d))
+        self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(2))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.norms[0](x)
+        x = x + self.attention(y, *self.attention.keys_values(y), mask)
+        return x + self.ffn(self.norms[1](x))
+
+
+class TransformerGroundingHead(nn.Module):
+    """A transformer decoder that learns where a command should look.
+
+    Query: a learned [REG] plus the sentence, followed by the tokens; key/value: the cells of the fused map plus 2-D sine
+    positions (without them there is no left and right). [REG] scores the cells after every layer; each cell predicts
+    the box that it would answer with.
+    """
+
+    def __init__(
+        self,
+        map_dim: int,
+        text_width: int,
+        dim: int = 256,
+        heads: int = 8,
+        ffn: int = 1024,
+        layers: int = 3,
+        text_layers: int = 1,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.text_in = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, dim))
+        self.sentence_in = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, dim))
+        self.reg = nn.Parameter(torch.randn(dim) * 0.02)
+        self.text_layers = nn.ModuleList(TextLayer(dim, heads, ffn, dropout) for _ in range(text_layers))
+        self.cell_in = nn.Linear(map_dim, dim)
+        self.layers = nn.ModuleList(DecoderLayer(dim, heads, ffn, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+        self.score = CellScore(dim)
+        self.box = CellBox(dim)
+
+    def forward(self, feature_map: Tensor, text_emb: Tensor, text_mask: Tensor | None, image_index: Tensor) -> dict:
+        """feature_map (F,C,h,w), text_emb (B,L,W) or (B,W), text_mask (B,L), image_index (B,) in 0..F-1.
+
+        Returns {boxes_cxcywh (B,4) in 0..1, score_map (B,h,w) logits, cell_boxes (B,n,4), aux: earlier layers' score
+        maps, attention (B,h,w)}.
+        """
+        h, w = feature_map.shape[-2:]
+        cells = self.cell_in(feature_map.flatten(2).transpose(1, 2))
+        placed = cells + sine_positions(h, w, cells.shape[-1], cells.device).to(cells.dtype)
+        x, mask = self._queries(*with_tokens(text_emb, text_mask))
+        scores = []
+        for layer in self.layers:
+            x, attention = layer(x, mask, placed, image_index)
+            scores.append(self.score(self.norm(x[:, 0]), placed, image_index).unflatten(1, (h, w)))
+        cell_boxes = self.box(cells, (h, w))[image_index]
+        best = scores[-1].flatten(1).argmax(1)
+        boxes = cell_boxes[torch.arange(len(best), device=best.device), best]
+        return {
+            "boxes_cxcywh": boxes,
+            "score_map": scores[-1],
+            "cell_boxes": cell_boxes,
+            "aux": scores[:-1],
+            "attention": attention.unflatten(1, (h, w)),
+        }
+
+    def _queries(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        reg = self.reg + self.sentence_in(sentence_of(tokens, mask))
+        x = torch.cat([reg[:, None], self.text_in(tokens)], 1)
+        mask = F.pad(mask, (1, 0), value=True)
+        for layer in self.text_layers:
+            x = layer(x, mask)
+        return x, mask
+
+
+class CellScore(nn.Module):
+    """How well each cell answers the query: a two-layer map of the cell, scaled and shifted by [REG]."""
+
+    def __init__(self, d: int):
+        super().__init__()
+        self.cell, self.scale, self.shift, self.out = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, 1)
+        self.query = nn.Linear(d, d)
+
+    def forward(self, reg: Tensor, cells: Tensor, image_index: Tensor) -> Tensor:
+        """reg (B,d), cells (F,n,d) -> logits (B,n)."""
+        cells = self.cell(cells)[image_index]
+        hidden = F.gelu(cells * (1 + self.scale(reg))[:, None] + self.shift(reg)[:, None])
+        similarity = (cells @ self.query(reg)[:, :, None]).squeeze(2) / math.sqrt(cells.shape[-1])
+        return self.out(hidden).squeeze(2) + similarity
+
+
+class CellBox(nn.Module):
+    """The box each cell would answer with: an offset from its centre and a size.
+
+    The last layer starts near zero with the logits of the median size, so that an untrained cell predicts the median
+    box around itself.
+    """
+
+    def __init__(self, d: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, 4))
+        nn.init.normal_(self.mlp[-1].weight, std=1e-3)
+        with torch.no_grad():
+            self.mlp[-1].bias.copy_(torch.tensor([0.0, 0.0, logit(MEDIAN_BOX[2]), logit(MEDIAN_BOX[3])]))
+
+    def forward(self, cells: Tensor, map_hw: tuple[int, int]) -> Tensor:
+        """cells (F,n,d) -> (F,n,4) cxcywh in 0..1; the offset moves a centre by at most half the frame."""
+        h, w = map_hw
+        y = (torch.arange(h, device=cells.device) + 0.5) / h
+        x = (torch.arange(w, device=cells.device) + 0.5) / w
+        centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, h * w, 2)
+        raw = self.mlp(cells).float()
+        return torch.cat([(centres + raw[..., :2].tanh() / 2).clamp(0, 1), raw[..., 2:].sigmoid()], -1)
+
+
+class ProjectionGroundingHead(nn.Module):
+    """The baseline: pooled map and sentence, concatenated, through an MLP to one box."""
+
+    def __init__(self, map_dim: int, text_width: int, dim: int = 256, dropout: float = 0.1):
+        super().__init__()
+        self.text_in = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, dim))
+        self.image_in = nn.Sequential(nn.LayerNorm(map_dim), nn.Linear(map_dim, dim))
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 4)
+        )
+        nn.init.normal_(self.mlp[-1].weight, std=1e-3)
+        with torch.no_grad():
+            self.mlp[-1].bias.copy_(torch.tensor([logit(p) for p in MEDIAN_BOX]))
+
+    def forward(self, feature_map: Tensor, text_emb: Tensor, text_mask: Tensor | None, image_index: Tensor) -> dict:
+        """As TransformerGroundingHead.forward; score_map, cell_boxes and attention are None, aux is empty."""
+        sentence = self.text_in(sentence_of(*with_tokens(text_emb, text_mask)))
+        image = self.image_in(feature_map.mean((2, 3)))[image_index]
+        boxes = self.mlp(torch.cat([image, sentence], 1)).float().sigmoid()
+        return {"boxes_cxcywh": boxes, "score_map": None, "cell_boxes": None, "aux": [], "attention": None}
+
+
+class Talk2CarModel(nn.Module):
+    """The trained encoder with a grounding head. The text tower stays outside: commands arrive as its features."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module):
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(
+        self, images: Tensor, text_emb: Tensor, text_mask: Tensor | None = None, image_index: Tensor | None = None
+    ) -> dict:
+        """images (F,3,H,W) normalised; text_emb (B,D) or (B,L,W) with text_mask (B,L); image_index (B,) says which
+        frame a command belongs to (default: one frame a command, F = B). A frame with several commands is encoded once.
+
+        Returns the head's dict: boxes_cxcywh (B,4) in 0..1, score_map (B,h,w) or None, aux, attention, cell_boxes.
+        """
+        if image_index is None:
+            if len(images) != len(text_emb):
+                raise ValueError(f"{len(images)} images for {len(text_emb)} commands: pass image_index (B,)")
+            image_index = torch.arange(len(images), device=images.device)
+        return self.head(self.encoder.feature_map(images), text_emb, text_mask, image_index)
+
+
+def build_head(config, map_dim: int, text_width: int) -> nn.Module:
+    """The head that `config` (config.Head) describes."""
+    if config.kind == "projection":
+        return ProjectionGroundingHead(map_dim, text_width, config.dim, config.dropout)
+    return TransformerGroundingHead(
+        map_dim,
+        text_width,
+        config.dim,
+        config.heads,
+        config.ffn,
+        config.layers,
+        config.text_layers,
+        config.dropout,
+    )

@@ -1,0 +1,198 @@
+"""The command line as a sequence of stages, all in one run folder.
+
+all = [teacher,] 1, 2, test    (teacher: only in the embedded world)
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared import run as run_module
+from shared.config import config_hash, load_config, merged, to_yaml
+from shared.errors import ConfigError, DataError
+
+from .config import DEFAULT, EMBEDDED, Config
+from .stages.context import Context, data_roots, in_package
+
+STAGES = ("all", "1", "2", "test", "teacher", "export", "ablate")
+# What changes neither the weights nor the numbers, so that a cut run can be continued with another value.
+NOT_HASHED = (
+    "data.cache_dir", "data.results_dir", "data.embedded_dir", "training.device", "training.workers", "training.loader_timeout_s",
+    "training.keep", "training.wandb",
+)  # fmt: skip
+BANNER = """
+  +----------------------------------------------------------------------------+
+  |  EMBEDDED DATA: no data root is configured (data.coco_root and             |
+  |  data.talk2car_root are null), so this run draws its own small world.      |
+  |  Its numbers are not Talk2Car results.                                     |
+  +----------------------------------------------------------------------------+
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The parsed command line."""
+
+    stage: str
+    visualize: bool
+    generate_predictions: bool
+    configs: tuple[Path, ...]
+    overrides: tuple[str, ...]
+    run: str | None
+    checkpoint: Path | None
+    validate: bool
+    dry_run: bool
+
+
+def parse(argv: Sequence[str] | None = None) -> Request:
+    parser = argparse.ArgumentParser(
+        prog="main.py",
+        description="Distil OpenCLIP into a small ConvNeXt on COCO regions (stage 1), then ground Talk2Car commands "
+        "(stage 2). Without data roots everything runs on an embedded world.",
+    )
+    parser.add_argument("--stage", choices=STAGES, default="all", help="what to run (default: all)")
+    parser.add_argument("--visualize", action="store_true", help="test: save pictures to results/<run>/visualizations/")
+    parser.add_argument(
+        "--generate_predictions", action="store_true", help="test: write results/<run>/predictions.json"
+    )
+    parser.add_argument("--config", action="append", type=Path, default=[], metavar="FILE",
+                        help="YAML laid over config/default.yaml; repeatable, later wins")  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", dest="overrides",
+                        help="one setting; wins over all files")  # fmt: skip
+    parser.add_argument("--run", metavar="NAME", help="folder below results/; default: continue the newest unfinished run "
+                        "of this configuration, else a new one")  # fmt: skip
+    parser.add_argument(
+        "--checkpoint", type=Path, help="stage 2: distilled_weights.pth; test, export: talk2car_best.pth"
+    )
+    parser.add_argument("--validate", action="store_true", help="check the data roots, list every problem, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="resolve everything, print the plan, write nothing")
+    args = parser.parse_args(argv)
+    return Request(args.stage, args.visualize, args.generate_predictions, tuple(args.config), tuple(args.overrides),
+                   args.run, args.checkpoint, args.validate, args.dry_run)  # fmt: skip
+
+
+def resolve(request: Request) -> Config:
+    """default.yaml < embedded.yaml (when both roots are null) < --config < --set."""
+    roots = merged([DEFAULT, *request.configs], request.overrides)["data"]
+    unset = [key for key in ("coco_root", "talk2car_root") if roots.get(key) is None]
+    if len(unset) == 1:
+        raise ConfigError(f"data.{unset[0]} is null and the other root is set: set both for real data, or neither for the "
+                          "embedded world")  # fmt: skip
+    embedded = [EMBEDDED] if unset else []
+    return load_config(Config, [DEFAULT, *embedded, *request.configs], request.overrides)
+
+
+def stages_of(request: Request, config: Config) -> list[str]:
+    """The stages a request means, in order."""
+    first = ["teacher"] if config.embedded and config.teacher.train else []
+    plans = {"all": [*first, "1", "2", "test"], "1": [*first, "1"]}
+    return plans.get(request.stage, [request.stage])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_module.run_command(lambda: execute(parse(argv)))
+
+
+def execute(request: Request) -> int:
+    config = resolve(request)
+    if request.validate:
+        return validate(config)
+    if request.stage == "ablate":
+        from .ablation import ablate
+
+        return ablate(config, request.run)
+    if request.dry_run:
+        print(plan(request, config))
+        return 0
+    with run_module.world_from_environment(config.training.device) as world:
+        if config.embedded and world.is_main:
+            print(BANNER, flush=True)
+        with open_run(request, config, world) as run:
+            run_stages(request, config, world, run)
+    return 0
+
+
+def open_run(request: Request, config: Config, world) -> run_module.RunFolder:
+    return run_module.RunFolder.open(
+        in_package(config.data.results_dir),
+        name=request.run,
+        config_hash=config_hash(config, NOT_HASHED),
+        config_yaml=to_yaml(config),
+        stages=stages_of(request, config),
+        world=world,
+        command=sys.argv,
+        packages=("torch", "torchvision", "timm", "open-clip-torch", "albumentations", "numpy"),
+        wandb=config.training.wandb,
+    )
+
+
+def run_stages(request: Request, config: Config, world, run: run_module.RunFolder) -> None:
+    """Run what is not done yet; a stage is done when it has written everything it writes."""
+    run.record(seed=config.training.seed, data=_data_record(config))
+    ctx = Context(config, run, world, *data_roots(config, world, run.log))
+    for stage in stages_of(request, config):
+        if run.is_done(stage) and stage not in ("test", "export"):
+            run.log.info("stage %s is done in %s", stage, run.path.name)
+            continue
+        run.log.info("stage %s", stage)
+        _perform(stage, ctx, request)
+        run.mark_done(stage)
+
+
+def _data_record(config: Config) -> str | dict[str, str]:
+    if config.embedded:
+        return "embedded"
+    return {"coco": str(config.data.coco_root), "talk2car": str(config.data.talk2car_root)}
+
+
+def _perform(stage: str, ctx: Context, request: Request) -> None:
+    if stage == "teacher":
+        from .stages.teacher import train_teacher
+
+        train_teacher(ctx)
+    elif stage == "1":
+        from .stages.distill import distil
+
+        distil(ctx)
+    elif stage == "2":
+        from .stages.ground import fine_tune
+
+        fine_tune(ctx, request.checkpoint)
+    elif stage == "test":
+        from .stages.test import Outputs, test
+
+        test(ctx, Outputs(request.visualize, request.generate_predictions), request.checkpoint)
+    elif stage == "export":
+        from .stages.export import export
+
+        export(ctx, request.checkpoint)
+
+
+def validate(config: Config) -> int:
+    """Print every problem of both data roots; 0 when there is none, 2 otherwise."""
+    from .coco import validate_coco
+    from .talk2car import validate_talk2car
+
+    if config.embedded:
+        print("both data roots are null: the embedded world needs no validation")
+        return 0
+    problems = validate_coco(config.data.coco_root) + validate_talk2car(
+        config.data.talk2car_root, config.stage2.frame_wh
+    )
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"{len(problems)} problems" if problems else "both data roots are complete")
+    return 2 if problems else 0
+
+
+def plan(request: Request, config: Config) -> str:
+    """What the request would do: stages, data, models, sizes."""
+    stages = " -> ".join(stages_of(request, config))
+    data = "embedded world" if config.embedded else f"{config.data.coco_root}, {config.data.talk2car_root}"
+    if not config.embedded:
+        for root in (config.data.coco_root, config.data.talk2car_root):
+            if not root.is_dir():
+                raise DataError(f"{root} is not a folder: mend data.coco_root or data.talk2car_root")
+    return f"stages   {stages}\ndata     {data}\nconfig   {config_hash(config, NOT_HASHED)}\n\n{to_yaml(config)}"

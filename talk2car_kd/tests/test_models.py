@@ -1,0 +1,145 @@
+"""Encoders, heads and the model that joins them."""
+
+import pytest
+import timm
+import torch
+
+from shared.errors import CheckpointError, ConfigError
+from talk2car_kd.grounding import (
+    MEDIAN_BOX,
+    ProjectionGroundingHead,
+    Talk2CarModel,
+    TransformerGroundingHead,
+    sentence_of,
+    sine_positions,
+)
+from talk2car_kd.student import DistilledConvNeXtTiny, DistilledConvNeXtTinyMultiScale, build_backbone
+
+BACKBONE = "test_convnext"
+
+
+@pytest.fixture
+def frames():
+    return torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def text(b=3, length=7, width=32, seed=0):
+    tokens = torch.randn(b, length, width, generator=torch.Generator().manual_seed(seed))
+    mask = torch.arange(length) < torch.tensor([[length], [4], [2]])[:b]
+    return tokens, mask
+
+
+def model(head="transformer", stride=8):
+    torch.manual_seed(0)
+    encoder = DistilledConvNeXtTinyMultiScale(16, BACKBONE, map_dim=24, map_stride=stride)
+    heads = {
+        "transformer": lambda: TransformerGroundingHead(24, 32, dim=32, heads=4, ffn=64, layers=2, dropout=0.0),
+        "projection": lambda: ProjectionGroundingHead(24, 32, dim=32, dropout=0.0),
+    }
+    return Talk2CarModel(encoder, heads[head]()).eval()
+
+
+def test_plain_student_pools_as_timm_does(frames):
+    student = DistilledConvNeXtTiny(16, BACKBONE).eval()
+    plain = timm.create_model(BACKBONE, num_classes=0).eval()
+    plain.load_state_dict(student.backbone.state_dict())
+    torch.testing.assert_close(student.pooled(frames), plain(frames), rtol=1e-5, atol=1e-5)
+    assert student.feature_map(frames).shape == (2, 64, 2, 3)
+    assert student(frames).shape == (2, 16)
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_multiscale_map_has_the_stride_asked_for(frames, stride):
+    student = DistilledConvNeXtTinyMultiScale(16, BACKBONE, map_dim=24, map_stride=stride)
+    assert student.feature_map(frames).shape == (2, 24, 64 // stride, 96 // stride)
+    assert student(frames).shape == (2, 16)
+
+
+def test_every_scale_reaches_the_fused_map(frames):
+    student = DistilledConvNeXtTinyMultiScale(16, BACKBONE, map_dim=24, map_stride=16)
+    student(frames).sum().backward()
+    assert all(lateral.weight.grad.abs().sum() > 0 for lateral in student.laterals)
+
+
+def test_backbones_that_do_not_exist_or_have_no_weights_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="resnet50"):
+        build_backbone("resnet50", "random")
+    with pytest.raises(CheckpointError, match="missing.pth"):
+        build_backbone(BACKBONE, str(tmp_path / "missing.pth"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match=r"student\.init: random"):
+        build_backbone(BACKBONE, "no_such_tag")
+
+
+@pytest.mark.parametrize("head", ["transformer", "projection"])
+def test_forward_contract(frames, head):
+    tokens, mask = text()
+    out = model(head)(frames, tokens, mask, torch.tensor([0, 1, 1]))
+    assert out["boxes_cxcywh"].shape == (3, 4)
+    assert ((out["boxes_cxcywh"] >= 0) & (out["boxes_cxcywh"] <= 1)).all()
+    if head == "transformer":
+        assert out["score_map"].shape == (3, 8, 12)
+        assert len(out["aux"]) == 1 and out["attention"].shape == (3, 8, 12)
+        torch.testing.assert_close(out["attention"].sum((1, 2)), torch.ones(3))
+    else:
+        assert out["score_map"] is None and out["aux"] == []
+
+
+@pytest.mark.parametrize("head", ["transformer", "projection"])
+def test_frames_shared_by_commands_equal_frames_repeated(frames, head):
+    tokens, mask = text()
+    index = torch.tensor([0, 1, 1])
+    net = model(head)
+    shared, repeated = net(frames, tokens, mask, index), net(frames[index], tokens, mask)
+    torch.testing.assert_close(shared["boxes_cxcywh"], repeated["boxes_cxcywh"], rtol=1e-4, atol=1e-5)
+
+
+def test_padding_tokens_change_nothing(frames):
+    tokens, mask = text()
+    poisoned = torch.where(mask[..., None], tokens, torch.full_like(tokens, 1e3))
+    net, index = model(), torch.tensor([0, 1, 1])
+    torch.testing.assert_close(
+        net(frames, tokens, mask, index)["score_map"], net(frames, poisoned, mask, index)["score_map"]
+    )
+
+
+def test_a_sentence_vector_is_enough(frames):
+    out = model()(frames, torch.randn(2, 32))
+    assert out["boxes_cxcywh"].shape == (2, 4)
+
+
+def test_batch_of_commands_without_index_must_match_the_frames(frames):
+    tokens, mask = text()
+    with pytest.raises(ValueError, match="image_index"):
+        model()(frames, tokens, mask)
+
+
+def test_the_box_is_the_best_cells(frames):
+    tokens, mask = text()
+    out = model()(frames, tokens, mask, torch.tensor([0, 1, 1]))
+    best = out["score_map"].flatten(1).argmax(1)
+    torch.testing.assert_close(out["boxes_cxcywh"], out["cell_boxes"][torch.arange(3), best])
+
+
+def test_untrained_heads_answer_with_the_median_box(frames):
+    tokens, mask = text()
+    index = torch.tensor([0, 1, 1])
+    direct = model("projection")(frames, tokens, mask, index)["boxes_cxcywh"]
+    torch.testing.assert_close(direct, torch.tensor(MEDIAN_BOX).expand(3, 4), atol=2e-3, rtol=0)
+    size = model()(frames, tokens, mask, index)["boxes_cxcywh"][:, 2:]
+    torch.testing.assert_close(size, torch.tensor(MEDIAN_BOX[2:]).expand(3, 2), atol=2e-3, rtol=0)
+
+
+def test_positions_differ_from_cell_to_cell_and_the_head_sees_left_from_right():
+    positions = sine_positions(6, 10, 32)
+    distance = torch.cdist(positions, positions) + 10 * torch.eye(60)
+    assert distance.min() > 0.05
+    frame = torch.zeros(1, 3, 64, 96)  # nothing in it: only the positions tell cells apart
+    tokens, mask = text(1)
+    score = model()(frame, tokens, mask)["score_map"][0]
+    assert (score[:, 2] - score[:, -3]).abs().max() > 1e-4
+
+
+def test_the_sentence_is_the_last_token():
+    tokens, mask = text()
+    torch.testing.assert_close(sentence_of(tokens, mask), tokens[torch.arange(3), torch.tensor([6, 3, 1])])
