@@ -11,6 +11,7 @@ from shared.config import Schema
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent  # the folder that holds main.py, config/, data/, results/
 DEFAULT = PACKAGE_ROOT / "config" / "default.yaml"
 EMBEDDED = PACKAGE_ROOT / "config" / "embedded.yaml"
+ABLATION = PACKAGE_ROOT / "config" / "ablate.yaml"
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -160,6 +161,7 @@ class Stage2(Schema):
 class Eval(Schema):
     iou_op: Literal["gt", "ge"]
     bootstrap_samples: Count
+    ablation_seeds: Count
     batch_frames: Count
 
 

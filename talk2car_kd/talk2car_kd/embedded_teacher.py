@@ -73,3 +73,14 @@ def save_folder(model: torch.nn.Module, config, folder: Path) -> None:
     preprocess = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), "interpolation": "bicubic"}
     text = json.dumps({"model_cfg": model_config(config), "preprocess_cfg": preprocess}, indent=2)
     write_atomic(folder / CONFIG_NAME, text)
+
+
+def is_complete(folder: Path) -> bool:
+    return (folder / CONFIG_NAME).is_file()
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy what save_folder wrote, in its order."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS_NAME, CONFIG_NAME):
+        write_atomic(target / name, (source / name).read_bytes())

@@ -45,6 +45,30 @@ def sentence_of(tokens: Tensor, mask: Tensor) -> Tensor:
     return tokens[torch.arange(len(tokens), device=tokens.device), last]
 
 
+class Packing:
+    """Commands grouped by their frame, so that a frame's cells are read once and never copied for each command.
+
+    pack (B,...) -> (F,M,...) with M the most commands of a frame, unpack back. Without an index (one frame a command)
+    both only add or drop the M axis.
+    """
+
+    def __init__(self, image_index: Tensor | None, frames: int):
+        self.index, self.frames = image_index, frames
+        if image_index is not None:
+            rank = F.one_hot(image_index, frames).cumsum(0)  # (B,F): commands of a frame up to this one
+            self.slot = rank.gather(1, image_index[:, None]).squeeze(1) - 1
+            self.width = int(rank[-1].max())
+
+    def pack(self, x: Tensor) -> Tensor:
+        if self.index is None:
+            return x[:, None]
+        packed = x.new_zeros(self.frames, self.width, *x.shape[1:])
+        return packed.index_put((self.index, self.slot), x)
+
+    def unpack(self, x: Tensor) -> Tensor:
+        return x[:, 0] if self.index is None else x[self.index, self.slot]
+
+
 class Attention(nn.Module):
     """Multi-head attention from queries (B,q,d) to a memory (B,k,d), optionally with a key mask (B,k)."""
 
@@ -56,18 +80,16 @@ class Attention(nn.Module):
     def split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        return self.split(self.to_key(memory)), self.split(self.to_value(memory))
-
-    def forward(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, query: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         mask = None if mask is None else mask[:, None, None]
-        attended = F.scaled_dot_product_attention(self.split(self.to_query(query)), keys, values, attn_mask=mask)
+        q, k, v = self.split(self.to_query(query)), self.split(self.to_key(memory)), self.split(self.to_value(memory))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(attended.transpose(1, 2).flatten(2))
 
-    def weights(self, query: Tensor, keys: Tensor) -> Tensor:
+    def weights(self, query: Tensor, memory: Tensor) -> Tensor:
         """Attention weights averaged over heads (B,q,k), for pictures."""
-        q = self.split(self.to_query(query))
-        return (q @ keys.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1).mean(1)
+        q, k = self.split(self.to_query(query)), self.split(self.to_key(memory))
+        return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1).mean(1)
 
 
 class DecoderLayer(nn.Module):
@@ -80,16 +102,19 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, cells: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B,1+L,d), mask (B,1+L), cells (F,n,d) -> updated x and [REG]'s attention over the cells (B,n)."""
+    def forward(self, x: Tensor, mask: Tensor, cells: Tensor, packing: Packing) -> Tensor:
+        """x (B,1+L,d), mask (B,1+L), cells (F,n,d) -> updated x."""
         y = self.norms[0](x)
-        x = x + self.dropout(self.self_attention(y, *self.self_attention.keys_values(y), mask))
-        y = self.norms[1](x)
-        keys, values = (t[image_index] for t in self.cross_attention.keys_values(cells))  # once a frame, then shared
-        x = x + self.dropout(self.cross_attention(y, keys, values))
-        with torch.no_grad():
-            attention = self.cross_attention.weights(y[:, :1], keys)[:, 0]
-        return x + self.dropout(self.ffn(self.norms[2](x))), attention
+        x = x + self.dropout(self.self_attention(y, y, mask))
+        queries = packing.pack(self.norms[1](x))  # (F,M,1+L,d)
+        attended = self.cross_attention(queries.flatten(1, 2), cells).unflatten(1, queries.shape[1:3])
+        x = x + self.dropout(packing.unpack(attended))
+        return x + self.dropout(self.ffn(self.norms[2](x)))
+
+    @torch.no_grad()
+    def attention(self, x: Tensor, cells: Tensor, packing: Packing) -> Tensor:
+        """Where [REG] (x[:, 0]) looks: (B,n), rows sum to 1."""
+        return packing.unpack(self.cross_attention.weights(packing.pack(self.norms[1](x[:, 0])), cells))
 
 
 class TextLayer(nn.Module):
@@ -103,7 +128,7 @@ class TextLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         y = self.norms[0](x)
-        x = x + self.attention(y, *self.attention.keys_values(y), mask)
+        x = x + self.attention(y, y, mask)
         return x + self.ffn(self.norms[1](x))
 
 
@@ -137,8 +162,10 @@ class TransformerGroundingHead(nn.Module):
         self.score = CellScore(dim)
         self.box = CellBox(dim)
 
-    def forward(self, feature_map: Tensor, text_emb: Tensor, text_mask: Tensor | None, image_index: Tensor) -> dict:
-        """feature_map (F,C,h,w), text_emb (B,L,W) or (B,W), text_mask (B,L), image_index (B,) in 0..F-1.
+    def forward(
+        self, feature_map: Tensor, text_emb: Tensor, text_mask: Tensor | None = None, image_index: Tensor | None = None
+    ) -> dict:
+        """feature_map (F,C,h,w), text_emb (B,L,W) or (B,W), text_mask (B,L), image_index (B,) in 0..F-1 or None.
 
         Returns {boxes_cxcywh (B,4) in 0..1, score_map (B,h,w) logits, cell_boxes (B,n,4), aux: earlier layers' score
         maps, attention (B,h,w)}.
@@ -146,20 +173,22 @@ class TransformerGroundingHead(nn.Module):
         h, w = feature_map.shape[-2:]
         cells = self.cell_in(feature_map.flatten(2).transpose(1, 2))
         placed = cells + sine_positions(h, w, cells.shape[-1], cells.device).to(cells.dtype)
+        packing = Packing(image_index, len(feature_map))
         x, mask = self._queries(*with_tokens(text_emb, text_mask))
-        scores = []
+        keys, scores = self.score.keys(placed), []
         for layer in self.layers:
-            x, attention = layer(x, mask, placed, image_index)
-            scores.append(self.score(self.norm(x[:, 0]), placed, image_index).unflatten(1, (h, w)))
-        cell_boxes = self.box(cells, (h, w))[image_index]
+            looked_from = x
+            x = layer(x, mask, placed, packing)
+            scores.append(self.score(self.norm(x[:, 0]), keys, packing).unflatten(1, (h, w)))
+        boxes = self.box(cells, (h, w))
+        cell_boxes = boxes if image_index is None else boxes[image_index]
         best = scores[-1].flatten(1).argmax(1)
-        boxes = cell_boxes[torch.arange(len(best), device=best.device), best]
         return {
-            "boxes_cxcywh": boxes,
+            "boxes_cxcywh": cell_boxes.gather(1, best[:, None, None].expand(-1, 1, 4)).squeeze(1),
             "score_map": scores[-1],
             "cell_boxes": cell_boxes,
             "aux": scores[:-1],
-            "attention": attention.unflatten(1, (h, w)),
+            "attention": layer.attention(looked_from, placed, packing).unflatten(1, (h, w)),
         }
 
     def _queries(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,30 +201,34 @@ class TransformerGroundingHead(nn.Module):
 
 
 class CellScore(nn.Module):
-    """How well each cell answers the query: a two-layer map of the cell, scaled and shifted by [REG]."""
+    """How well each cell answers the query: the inner product of what a cell offers and what [REG] asks for."""
 
     def __init__(self, d: int):
         super().__init__()
-        self.cell, self.scale, self.shift, self.out = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, 1)
-        self.query = nn.Linear(d, d)
+        self.offer = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
+        self.ask = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
 
-    def forward(self, reg: Tensor, cells: Tensor, image_index: Tensor) -> Tensor:
-        """reg (B,d), cells (F,n,d) -> logits (B,n)."""
-        cells = self.cell(cells)[image_index]
-        hidden = F.gelu(cells * (1 + self.scale(reg))[:, None] + self.shift(reg)[:, None])
-        similarity = (cells @ self.query(reg)[:, :, None]).squeeze(2) / math.sqrt(cells.shape[-1])
-        return self.out(hidden).squeeze(2) + similarity
+    def keys(self, cells: Tensor) -> Tensor:
+        """cells (F,n,d) -> (F,n,d), once a frame for all commands and layers."""
+        return self.offer(cells)
+
+    def forward(self, reg: Tensor, keys: Tensor, packing: Packing) -> Tensor:
+        """reg (B,d), keys (F,n,d) -> logits (B,n)."""
+        return packing.unpack(packing.pack(self.ask(reg)) @ keys.transpose(1, 2)) / math.sqrt(keys.shape[-1])
 
 
 class CellBox(nn.Module):
-    """The box each cell would answer with: an offset from its centre and a size.
+    """The box each cell would answer with: an offset from its centre and a size, read from the cell and its surroundings.
 
-    The last layer starts near zero with the logits of the median size, so that an untrained cell predicts the median
+    Two 3x3 convolutions come first: a cell alone seldom sees where its object ends. The last layer starts near zero with the logits of the median size, so that an untrained cell predicts the median
     box around itself.
     """
 
     def __init__(self, d: int):
         super().__init__()
+        self.surroundings = nn.Sequential(
+            nn.Conv2d(d, d, 3, padding=1), nn.GELU(), nn.Conv2d(d, d, 3, padding=1), nn.GELU()
+        )
         self.mlp = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, 4))
         nn.init.normal_(self.mlp[-1].weight, std=1e-3)
         with torch.no_grad():
@@ -207,7 +240,8 @@ class CellBox(nn.Module):
         y = (torch.arange(h, device=cells.device) + 0.5) / h
         x = (torch.arange(w, device=cells.device) + 0.5) / w
         centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, h * w, 2)
-        raw = self.mlp(cells).float()
+        around = self.surroundings(cells.transpose(1, 2).unflatten(2, map_hw)).flatten(2).transpose(1, 2)
+        raw = self.mlp(cells + around).float()
         return torch.cat([(centres + raw[..., :2].tanh() / 2).clamp(0, 1), raw[..., 2:].sigmoid()], -1)
 
 
@@ -225,10 +259,13 @@ class ProjectionGroundingHead(nn.Module):
         with torch.no_grad():
             self.mlp[-1].bias.copy_(torch.tensor([logit(p) for p in MEDIAN_BOX]))
 
-    def forward(self, feature_map: Tensor, text_emb: Tensor, text_mask: Tensor | None, image_index: Tensor) -> dict:
+    def forward(
+        self, feature_map: Tensor, text_emb: Tensor, text_mask: Tensor | None = None, image_index: Tensor | None = None
+    ) -> dict:
         """As TransformerGroundingHead.forward; score_map, cell_boxes and attention are None, aux is empty."""
         sentence = self.text_in(sentence_of(*with_tokens(text_emb, text_mask)))
-        image = self.image_in(feature_map.mean((2, 3)))[image_index]
+        image = self.image_in(feature_map.mean((2, 3)))
+        image = image if image_index is None else image[image_index]
         boxes = self.mlp(torch.cat([image, sentence], 1)).float().sigmoid()
         return {"boxes_cxcywh": boxes, "score_map": None, "cell_boxes": None, "aux": [], "attention": None}
 
@@ -248,10 +285,8 @@ class Talk2CarModel(nn.Module):
 
         Returns the head's dict: boxes_cxcywh (B,4) in 0..1, score_map (B,h,w) or None, aux, attention, cell_boxes.
         """
-        if image_index is None:
-            if len(images) != len(text_emb):
-                raise ValueError(f"{len(images)} images for {len(text_emb)} commands: pass image_index (B,)")
-            image_index = torch.arange(len(images), device=images.device)
+        if image_index is None and len(images) != len(text_emb):
+            raise ValueError(f"{len(images)} images for {len(text_emb)} commands: pass image_index (B,)")
         return self.head(self.encoder.feature_map(images), text_emb, text_mask, image_index)
 
 

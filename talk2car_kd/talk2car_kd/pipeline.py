@@ -6,21 +6,23 @@ all = [teacher,] 1, 2, test    (teacher: only in the embedded world)
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared import run as run_module
 from shared.config import config_hash, load_config, merged, to_yaml
-from shared.errors import ConfigError, DataError
+from shared.errors import CheckpointError, ConfigError, DataError
 
-from .config import DEFAULT, EMBEDDED, Config
+from .config import ABLATION, DEFAULT, EMBEDDED, Config
 from .stages.context import Context, data_roots, in_package
+from .weights import BEST, config_hash_of, newest
 
 STAGES = ("all", "1", "2", "test", "teacher", "export", "ablate")
+NEEDS_MODEL = ("test", "export")  # stages that, alone, judge a model that is there already
 # What changes neither the weights nor the numbers, so that a cut run can be continued with another value.
 NOT_HASHED = (
-    "data.cache_dir", "data.results_dir", "data.embedded_dir", "training.device", "training.workers", "training.loader_timeout_s",
-    "training.keep", "training.wandb",
+    "data.cache_dir", "data.results_dir", "data.embedded_dir", "training.device", "training.workers",
+    "training.loader_timeout_s", "training.keep", "training.wandb",
 )  # fmt: skip
 BANNER = """
   +----------------------------------------------------------------------------+
@@ -61,8 +63,8 @@ def parse(argv: Sequence[str] | None = None) -> Request:
                         help="YAML laid over config/default.yaml; repeatable, later wins")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", dest="overrides",
                         help="one setting; wins over all files")  # fmt: skip
-    parser.add_argument("--run", metavar="NAME", help="folder below results/; default: continue the newest unfinished run "
-                        "of this configuration, else a new one")  # fmt: skip
+    parser.add_argument("--run", metavar="NAME", help="folder below results/; default: continue the newest unfinished "
+                        "run of this configuration, else a new one; test, export: the run of the model")  # fmt: skip
     parser.add_argument(
         "--checkpoint", type=Path, help="stage 2: distilled_weights.pth; test, export: talk2car_best.pth"
     )
@@ -74,14 +76,17 @@ def parse(argv: Sequence[str] | None = None) -> Request:
 
 
 def resolve(request: Request) -> Config:
-    """default.yaml < embedded.yaml (when both roots are null) < --config < --set."""
+    """default.yaml < embedded.yaml (both roots null) < ablate.yaml (--stage ablate) < --config < --set."""
     roots = merged([DEFAULT, *request.configs], request.overrides)["data"]
     unset = [key for key in ("coco_root", "talk2car_root") if roots.get(key) is None]
     if len(unset) == 1:
-        raise ConfigError(f"data.{unset[0]} is null and the other root is set: set both for real data, or neither for the "
-                          "embedded world")  # fmt: skip
+        raise ConfigError(
+            f"data.{unset[0]} is null and the other root is set: set both for real data, or neither for the embedded "
+            "world"
+        )
     embedded = [EMBEDDED] if unset else []
-    return load_config(Config, [DEFAULT, *embedded, *request.configs], request.overrides)
+    ablation = [ABLATION] if request.stage == "ablate" else []
+    return load_config(Config, [DEFAULT, *embedded, *ablation, *request.configs], request.overrides)
 
 
 def stages_of(request: Request, config: Config) -> list[str]:
@@ -102,16 +107,57 @@ def execute(request: Request) -> int:
     if request.stage == "ablate":
         from .ablation import ablate
 
-        return ablate(config, request.run)
+        files = [part for file in (ABLATION, *request.configs) for part in ("--config", str(file.resolve()))]
+        sets = [part for setting in request.overrides for part in ("--set", setting)]
+        return ablate(config, request.run, (*files, *sets))
+    check_roots(request, config)
     if request.dry_run:
         print(plan(request, config))
         return 0
+    if request.stage in NEEDS_MODEL:
+        request = with_model(request, config)
     with run_module.world_from_environment(config.training.device) as world:
         if config.embedded and world.is_main:
             print(BANNER, flush=True)
         with open_run(request, config, world) as run:
             run_stages(request, config, world, run)
     return 0
+
+
+def check_roots(request: Request, config: Config) -> None:
+    """Refuse roots that are missing, or half-present for these stages, before anything is loaded or written."""
+    from .coco import find_coco
+    from .talk2car import find_talk2car
+
+    if config.embedded:
+        return
+    coco, talk2car = in_package(config.data.coco_root), in_package(config.data.talk2car_root)
+    for key, root in (("coco_root", coco), ("talk2car_root", talk2car)):
+        if not root.is_dir():
+            raise DataError(f"data.{key}: {root} is not a folder; correct the path, or see --validate")
+    stages = stages_of(request, config)
+    if "1" in stages:
+        find_coco(coco)
+    if "2" in stages or "test" in stages:
+        find_talk2car(talk2car)
+
+
+def with_model(request: Request, config: Config) -> Request:
+    """The request with the model it judges and the run it belongs to, both found where they were not named.
+
+    Without --checkpoint: the best of the run named, else the newest best of this configuration. Without --run: the run
+    that the model lies in, if it has this configuration; otherwise a run of its own.
+    """
+    results, ours = in_package(config.data.results_dir), config_hash(config, NOT_HASHED)
+    named = results / request.run / BEST if request.run else None
+    path = request.checkpoint or named or newest(results, BEST, ours)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} does not exist: run `python main.py --stage 2` first, or name a file: --checkpoint"
+        )
+    home = path.resolve().parent
+    lies_in_run = home.parent == results.resolve() and config_hash_of(home) == ours
+    return replace(request, checkpoint=path, run=request.run or (home.name if lies_in_run else None))
 
 
 def open_run(request: Request, config: Config, world) -> run_module.RunFolder:
@@ -178,9 +224,8 @@ def validate(config: Config) -> int:
     if config.embedded:
         print("both data roots are null: the embedded world needs no validation")
         return 0
-    problems = validate_coco(config.data.coco_root) + validate_talk2car(
-        config.data.talk2car_root, config.stage2.frame_wh
-    )
+    problems = validate_coco(in_package(config.data.coco_root))
+    problems += validate_talk2car(in_package(config.data.talk2car_root), config.stage2.frame_wh)
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"{len(problems)} problems" if problems else "both data roots are complete")
@@ -191,8 +236,4 @@ def plan(request: Request, config: Config) -> str:
     """What the request would do: stages, data, models, sizes."""
     stages = " -> ".join(stages_of(request, config))
     data = "embedded world" if config.embedded else f"{config.data.coco_root}, {config.data.talk2car_root}"
-    if not config.embedded:
-        for root in (config.data.coco_root, config.data.talk2car_root):
-            if not root.is_dir():
-                raise DataError(f"{root} is not a folder: mend data.coco_root or data.talk2car_root")
     return f"stages   {stages}\ndata     {data}\nconfig   {config_hash(config, NOT_HASHED)}\n\n{to_yaml(config)}"

@@ -1,6 +1,6 @@
 """The OpenCLIP teacher: frozen, with its own normalisation, and never with random weights.
 
-N images or texts, D embedding dimension, L tokens, W width of the text tower
+N images or texts, D embedding dimension, L tokens, W width of a token's features
 """
 
 import logging
@@ -21,7 +21,7 @@ WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 class Teacher:
     """A frozen open_clip model. Not a Module: it is in no optimizer, no checkpoint and no EMA.
 
-    Attributes: mean, std (its own pixel statistics), image_size (px), embed_dim D, text_width W, scale (the logit
+    Attributes: mean, std (its own pixel statistics), image_size (px), embed_dim D, text_width W (of `grounding_tokens`), scale (the logit
     scale, exponentiated), sha256 (of all tensors: the key of every cache and the proof that it stayed frozen).
     """
 
@@ -38,7 +38,7 @@ class Teacher:
         self.mean, self.std = tuple(preprocess["mean"]), tuple(preprocess["std"])
         size = model.visual.image_size
         self.image_size = size if isinstance(size, int) else size[0]
-        self.text_width = self.text.token_embedding.embedding_dim
+        self.text_width = 2 * self.text.token_embedding.embedding_dim
         self.embed_dim = self.encode_texts(["a"]).shape[1]
         self.scale = float(model.logit_scale.exp())
         self.sha256 = tensors_sha256(model.state_dict())
@@ -61,7 +61,7 @@ class Teacher:
 
     @torch.no_grad()
     def token_features(self, texts: list[str], length: int = 48, batch: int = 256) -> list[Tensor]:
-        """N strings -> per string (L,W) fp32 on the CPU: the tower's output before pooling, [SOT] to [EOT].
+        """N strings -> per string (L,W) fp32 on the CPU: `grounding_tokens`, [SOT] to [EOT].
 
         A command longer than `length` tokens is cut (with its [EOT] kept), with a warning that counts them.
         """
@@ -73,7 +73,7 @@ class Teacher:
             if cut.any():
                 log.warning("%d commands are longer than %d tokens and were cut", int(cut.sum()), length)
                 tokens[cut, length - 1] = tokens[cut].max(1).values
-            hidden = token_tower(self.text, tokens[:, :length].to(self.device)).float().cpu()
+            hidden = grounding_tokens(self.text, tokens[:, :length].to(self.device)).float().cpu()
             features += [row[:n].clone() for row, n in zip(hidden, lengths.clamp(max=length).tolist(), strict=True)]
         return features
 
@@ -88,6 +88,17 @@ def token_tower(text: torch.nn.Module, tokens: Tensor) -> Tensor:
     mask = text.attn_mask
     x = text.transformer(x, attn_mask=None if mask is None else mask[:length, :length])
     return text.ln_final(x)
+
+
+def grounding_tokens(text: torch.nn.Module, tokens: Tensor) -> Tensor:
+    """What a grounding head is told of a command: (N,L) ids -> (N,L,W).
+
+    Each token's state after the tower (before pooling) beside its word embedding, both of unit variance. A tower that was
+    trained on captions for its last token alone keeps little of which word stood where; the embedding does.
+    """
+    word = text.token_embedding(tokens)
+    state = token_tower(text, tokens)
+    return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in (state, word)], -1)
 
 
 class CommandFeatures:

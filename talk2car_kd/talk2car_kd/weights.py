@@ -7,6 +7,7 @@ A file records the architecture, the teacher (name, sha256, dimensions), pixel s
 be rebuilt without the configuration and refused where it does not fit.
 """
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,18 +52,27 @@ def save_weights(
     checkpoint.save(path, state, step=step, config=config, pointers=(), extra={"created": state["created"]})
 
 
-def newest(results: Path, name: str) -> Path:
+def newest(results: Path, name: str, config_hash: str | None = None) -> Path:
     """The file `name` of all runs below `results` that was made last, by the time its own manifest records.
 
-    Raises CheckpointError when there is none.
+    config_hash: only runs of this configuration count. Raises CheckpointError when there is none.
     """
     found = [(checkpoint.manifest(path)["extra"]["created"], path) for path in sorted(results.glob(f"*/{name}"))]
-    if not found:
-        stage = "1" if name == DISTILLED else "2"
-        raise CheckpointError(
-            f"no {name} in any run below {results}: run `python main.py --stage {stage}` first, or name a file with --checkpoint"
-        )
-    return max(found)[1]
+    fitting = [item for item in found if config_hash in (None, config_hash_of(item[1].parent))]
+    if fitting:
+        return max(fitting)[1]
+    where = f"in any run below {results}" + (f" with this configuration ({config_hash})" if found else "")
+    other = f" or name the newest of another configuration, {max(found)[1]}," if found else " or name a file"
+    stage = "1" if name == DISTILLED else "2"
+    raise CheckpointError(f"no {name} {where}: run `python main.py --stage {stage}` first,{other} with --checkpoint")
+
+
+def config_hash_of(run: Path) -> str | None:
+    """The configuration that a run's run.json records."""
+    try:
+        return json.loads((run / "run.json").read_bytes()).get("config_hash")
+    except (OSError, ValueError):
+        return None
 
 
 def load_distilled(path: Path, student: Student, teacher: Teacher) -> nn.Module:

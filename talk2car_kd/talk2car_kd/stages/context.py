@@ -31,7 +31,7 @@ class Context:
         """The model for several processes; itself with one."""
         if self.world.size == 1:
             return model
-        return DistributedDataParallel(model)
+        return DistributedDataParallel(model, find_unused_parameters=True)  # each stage leaves some layers unused
 
     def settings(self, epochs: int, accumulate: int, clip: float) -> LoopSettings:
         training = self.config.training

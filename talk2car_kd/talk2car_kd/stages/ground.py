@@ -10,7 +10,8 @@ from shared import run as run_module
 from shared.loop import Loop
 from shared.optim import Ema, lr_groups, warmup_cosine
 
-from ..evaluation import evaluate_talk2car
+from ..embedded_teacher import is_complete
+from ..evaluation import all_records, predictions_of, score_records, write_predictions
 from ..flips import flip_command
 from ..grounding import Talk2CarModel, build_head
 from ..losses import Talk2CarLoss
@@ -20,17 +21,20 @@ from ..teacher import CommandFeatures, Teacher
 from ..training import fine_tune_epoch
 from ..weights import BEST, DISTILLED, LAST, load_distilled, newest, save_weights
 from .context import Context, grounding_loader, in_package
-from .teacher import teacher_of
+from .teacher import FOLDER, teacher_of
 
 STAGE = "stage2"
+LAST_PREDICTIONS = "predictions_val_last.json"  # of the last weights, for comparisons that select nothing on val
+LOGGED = ("ap50", "ap50_95", "average_iou")
 
 
 def fine_tune(ctx: Context, checkpoint: Path | None = None) -> None:
     """Train from Stage 1's encoder: the one named, else this run's, else the newest of all runs."""
     config, stage2 = ctx.config, ctx.config.stage2
     run_module.seed_everything(config.training.seed)
-    teacher = teacher_of(ctx)
-    encoder = _encoder(ctx, teacher, checkpoint)
+    source = _source(ctx, checkpoint)
+    teacher = teacher_of(ctx, source)
+    encoder = _encoder(ctx, teacher, source)
     model = Talk2CarModel(encoder, build_head(stage2.head, encoder.map_dim, teacher.text_width)).to(ctx.world.device)
     train, val = commands_of(ctx, "train"), commands_of(ctx, "val")
     train = label_subset(train, stage2.label_fraction, config.training.seed)
@@ -46,19 +50,23 @@ def fine_tune(ctx: Context, checkpoint: Path | None = None) -> None:
         if (epoch + 1) % stage2.eval_every and epoch + 1 < stage2.epochs:
             continue
         with loop.ema.applied(model):
-            scores = evaluate_talk2car(
-                model, val_loader, config, world=ctx.world, device=ctx.world.device, intervals=False
-            )
-            ctx.run.log.info(
-                "stage2 epoch %d: val AP50 %.4f, mean IoU %.4f", epoch + 1, scores["ap50"], scores["average_iou"]
-            )
-            ctx.run.metrics.log(
-                loop.steps_done, {k: scores[k] for k in ("ap50", "ap50_95", "average_iou")}, split="stage2/val"
-            )
-            if loop.best is None or scores["ap50"] > loop.best:
-                loop.best = scores["ap50"]
-                _save(ctx, BEST, model, teacher, loop, scores)
-            _save(ctx, LAST, model, teacher, loop, scores)
+            _judge(ctx, model, val_loader, teacher, loop)
+
+
+def _judge(ctx: Context, model: nn.Module, val_loader, teacher: Teacher, loop: Loop) -> None:
+    """Score the moving average on val; keep it as last and, when it is the best so far, as best."""
+    config = ctx.config
+    records = all_records(model, val_loader, config.stage2.frame_wh, world=ctx.world, device=ctx.world.device)
+    scores = score_records(records, config, intervals=False)
+    ctx.run.log.info("stage2 epoch %d: val AP50 %.4f, mean IoU %.4f %s", loop.epoch + 1, scores["ap50"],
+                     scores["average_iou"], config.data.mark)  # fmt: skip
+    ctx.run.metrics.log(loop.steps_done, {key: scores[key] for key in LOGGED}, split=f"{STAGE}/val")
+    if loop.best is None or scores["ap50"] > loop.best:
+        loop.best = scores["ap50"]
+        _save(ctx, BEST, model, teacher, loop, scores)
+    _save(ctx, LAST, model, teacher, loop, scores)
+    if ctx.world.is_main:
+        write_predictions(ctx.run.file(LAST_PREDICTIONS), predictions_of(records))
 
 
 def _save(ctx: Context, name: str, model: nn.Module, teacher: Teacher, loop: Loop, scores: dict) -> None:
@@ -79,15 +87,30 @@ def _save(ctx: Context, name: str, model: nn.Module, teacher: Teacher, loop: Loo
         )
 
 
-def _encoder(ctx: Context, teacher: Teacher, checkpoint: Path | None) -> nn.Module:
+def _source(ctx: Context, checkpoint: Path | None) -> Path | None:
+    """Stage 1's weights: the file named, else this run's, else the newest of all runs; a resumed run keeps its own.
+
+    None when nothing of Stage 1 is used: neither its weights nor, in the embedded world, its teacher.
+    """
+    own = ctx.run.path / DISTILLED
+    recorded = Path(ctx.run.recorded("distilled", ""))
+    if checkpoint is None and not own.exists() and not recorded.is_file():
+        if ctx.config.stage2.init == "backbone" and (
+            ctx.config.teacher.train is None or is_complete(own.parent / FOLDER)
+        ):
+            return None
+        checkpoint = newest(in_package(ctx.config.data.results_dir), DISTILLED)
+    source = checkpoint or (own if own.exists() else recorded)
+    ctx.run.record(distilled=str(source.resolve()))
+    return source
+
+
+def _encoder(ctx: Context, teacher: Teacher, source: Path | None) -> nn.Module:
     if ctx.config.stage2.init == "backbone":
         ctx.run.log.info("stage2.init: backbone; Stage 1's weights are not used")
         return build_student(ctx.config.student, teacher.embed_dim)
-    path = checkpoint or ctx.run.path / DISTILLED
-    if checkpoint is None and not path.exists():
-        path = newest(in_package(ctx.config.data.results_dir), DISTILLED)
-    ctx.run.log.info("encoder from %s", path)
-    return load_distilled(path, ctx.config.student, teacher)
+    ctx.run.log.info("encoder from %s", source)
+    return load_distilled(source, ctx.config.student, teacher)
 
 
 def _loop(ctx: Context, model: nn.Module, sampler) -> Loop:

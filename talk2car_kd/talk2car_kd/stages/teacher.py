@@ -1,5 +1,7 @@
 """Stage `teacher`, embedded world only: train a small open_clip model there, and freeze it."""
 
+from pathlib import Path
+
 import torch
 
 from shared import run as run_module
@@ -15,7 +17,7 @@ from ..training import teacher_epoch
 from .context import Context, region_loader
 from .regions import load_split
 
-STAGE = "teacher"
+STAGE = FOLDER = "teacher"
 
 
 def train_teacher(ctx: Context) -> None:
@@ -44,7 +46,7 @@ def train_teacher(ctx: Context) -> None:
     loop.resume()
     for _ in loop.epochs():
         teacher_epoch(model, loader, tokens, loop)
-    embedded_teacher.save_folder(model, recipe, ctx.run.path / "teacher")
+    embedded_teacher.save_folder(model, recipe, ctx.run.path / FOLDER)
 
 
 def _tokenize(texts: list[str]) -> torch.Tensor:
@@ -74,12 +76,25 @@ def _data(ctx: Context, recipe):
     return region_loader(ctx, dataset, sampler), sampler, dataset
 
 
-def teacher_of(ctx: Context) -> Teacher:
-    """The teacher this run distils from: the embedded one of the run's folder, or the pretrained one configured."""
+def teacher_of(ctx: Context, weights: Path | None = None) -> Teacher:
+    """The pretrained teacher configured, or in the embedded world the one of the run's folder.
+
+    A run that has trained none adopts the one of the run that its `weights` come from. Whoever loads these weights
+    compares the teacher's sha256 with the one that they record.
+    """
     config = ctx.config.teacher
     if config.train is None:
         return load_teacher(config, ctx.world.device)
-    folder = ctx.run.path / "teacher"
-    if not (folder / embedded_teacher.CONFIG_NAME).is_file():
+    folder = ctx.run.path / FOLDER
+    if weights is not None and ctx.world.is_main and not embedded_teacher.is_complete(folder):
+        _adopt(ctx, weights.parent / FOLDER)
+    ctx.world.barrier()
+    if not embedded_teacher.is_complete(folder):
         raise CheckpointError(f"{folder} holds no teacher: run `python main.py --stage teacher` or `--stage all` first")
     return load_teacher(config.model_copy(update={"pretrained": f"local-dir:{folder}"}), ctx.world.device)
+
+
+def _adopt(ctx: Context, source: Path) -> None:
+    if embedded_teacher.is_complete(source):
+        embedded_teacher.copy_folder(source, ctx.run.path / FOLDER)
+        ctx.run.log.info("teacher of %s adopted", source.parent.name)

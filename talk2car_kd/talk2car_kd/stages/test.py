@@ -11,7 +11,7 @@ from .. import baselines
 from ..evaluation import Record, evaluate_talk2car, predictions_of, score_records, write_predictions
 from ..inference import inference_and_visualize
 from ..run_report import write_report
-from ..talk2car import Command, find_talk2car
+from ..talk2car import Command, find_talk2car, read_commands
 from ..weights import BEST, load_grounding, refuse_other
 from .context import Context, grounding_loader
 from .ground import command_features, commands_of
@@ -48,7 +48,7 @@ def test(ctx: Context, outputs: Outputs, checkpoint: Path | None = None) -> dict
         )
     model, record = load_grounding(path)
     model.to(ctx.world.device)
-    teacher = teacher_of(ctx)
+    teacher = teacher_of(ctx, path)
     refuse_other(path, "teacher.sha256", record["teacher"]["sha256"], teacher.sha256)
     ctx.run.log.info("testing %s (epoch %s)", path, record["epoch"])
     commands = {split: commands_of(ctx, split) for split in _splits(ctx)}
@@ -114,10 +114,11 @@ def _compare(ctx: Context, model, loader, features, commands: list[Command], sco
 
 def _train_boxes(ctx: Context) -> list[Command]:
     """Training commands for the constant baselines; none when the root has no train split (said in the log)."""
-    if "train" not in find_talk2car(ctx.talk2car_root).commands:
+    layout = find_talk2car(ctx.talk2car_root)
+    if "train" not in layout.commands:
         ctx.run.log.warning("no train split: the constant-box floors are left out")
         return []
-    return commands_of(ctx, "train")
+    return read_commands(layout, "train", frame_wh=ctx.config.stage2.frame_wh)  # boxes only: no frame has to be there
 
 
 def _written(results: dict[str, SplitResult]) -> dict:
