@@ -12,7 +12,8 @@ An epoch function reads as the paper's algorithm box; the loop keeps everything 
         run.metrics.log(loop.steps_done, evaluate(model), split="val")
 
 A run killed anywhere continues bitwise (on CPU) from the last save: weights, moving average, optimizer, random state of
-every rank, position inside the epoch, running means and the length of metrics.jsonl are saved together.
+every rank, position inside the epoch, running means and the length of metrics.jsonl are saved together. A save
+describes the end of an optimizer step, never the middle of an accumulation.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import checkpoint
 from . import run as run_module
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
 from .metrics import RunningMeans
 from .optim import Ema, accumulate, apply_schedule, describe_groups, optimizer_step
 
@@ -76,6 +77,8 @@ class Loop:
         self.clock = run_module.WaitClock()
         self._reset_interval()
         self._micro: list[tuple[Tensor, Mapping[str, Tensor], Sequence[str]]] = []
+        if len(sampler) == 0:
+            raise ConfigError(f"{stage}: the training data fills no batch; use smaller batches or more data")
         self.steps_per_epoch = -(-len(sampler) // settings.accumulate)
         self.total_steps = self.steps_per_epoch * settings.epochs
         run.log.info("%s: %d epochs of %d steps\n%s", stage, settings.epochs, self.steps_per_epoch,
@@ -91,12 +94,23 @@ class Loop:
             self.means = RunningMeans()
 
     def batches(self, loader) -> Iterator[Any]:
-        """The batches of this epoch still to do. A signal waits for the end of the step that it interrupts."""
+        """The batches of this epoch still to do. A signal waits for the end of the step that it interrupts, and the
+        newest step is saved before it ends the run."""
         self.sampler.set_position(self.epoch, self.batch)
+        self.started += time.perf_counter() - self.paused
         with run_module.deferred():
-            for batch in self.clock.timed(run_module.iterate(loader)):
-                self.batch += 1
-                yield batch
+            try:
+                for batch in self.clock.timed(run_module.iterate(loader)):
+                    self.batch += 1
+                    yield batch
+            except run_module.Interrupted:  # the loader gave up waiting for data; other ranks are not here to save
+                if self.world.size == 1 and not self._micro:
+                    self.save()
+                raise
+            if self.world.any(run_module.stop_requested()):  # it came after the last step had asked
+                self.save()
+                run_module.stop()
+        self.paused = time.perf_counter()
 
     def step(self, terms: Mapping[str, Tensor], *, ids: Sequence[str], count: int) -> None:
         """One batch: terms are unweighted means over `count` samples; every `accumulate` batches the weights move."""
@@ -215,9 +229,10 @@ class Loop:
             self.ema.load_state_dict(state["ema"])
         if self.criterion:
             self.criterion.load_state_dict(state["criterion"])
+        self.epoch, self.batch, self.steps_done = (state["position"][k] for k in ("epoch", "batch", "step"))
+        self._reset_interval()
         self.means.load_state_dict(state["means"], self.world)
         self.window.load_state_dict(state["window"], self.world)
-        self.epoch, self.batch, self.steps_done = (state["position"][k] for k in ("epoch", "batch", "step"))
         self.best = state["best"]
         checkpoint.set_rng_state(state["rng"][self.world.rank])
         self.run.metrics.truncate(state["metrics_bytes"])
@@ -228,7 +243,9 @@ class Loop:
     # --- logging ---
 
     def _reset_interval(self) -> None:
-        self.started, self.samples, self.window = time.perf_counter(), 0, RunningMeans()
+        """Time runs inside `batches` only: preparation and evaluation are not training."""
+        self.started = self.paused = time.perf_counter()
+        self.first_step, self.samples, self.window = self.steps_done, 0, RunningMeans()
         self.clock.reset()
 
     def _log(self, grad_norm: float) -> None:
@@ -243,7 +260,7 @@ class Loop:
         timing = {"seconds": seconds, "samples_per_s": rate, "data_wait": wait}
         self.run.metrics.log(self.steps_done, {**values, **weighted, **rates, "grad_norm": grad_norm},
                              split=f"{self.stage}/train", time=timing)  # fmt: skip
-        steps = min(self.settings.log_every, self.steps_done)
+        steps = self.steps_done - self.first_step
         line = run_module.format_line(
             self.epoch + 1,
             self.steps_done,

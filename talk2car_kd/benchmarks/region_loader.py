@@ -1,6 +1,6 @@
 """Our region loader against open-and-crop-per-annotation, on the 682 real regions, in one process.
 
-    python benchmarks/region_loader.py --out region_loader.json
+    python benchmarks/region_loader.py
 
 Both read the same regions in the same batches, with the same decoder (OpenCV), the same crop windows, the same resize
 and the same augmentation, and both end with one float32 (3, S, S) tensor a region. The baseline is what a data set
@@ -9,28 +9,24 @@ an image once for all its regions of a batch, keeps uint8 to the end and normali
 used again. "grouping alone" is ours called item by item: what is left of the ratio without the batch call.
 
 Times are CPU seconds of this process with one thread, so other programs on the machine weigh less; rounds alternate and
-the ratio is the median over rounds. Targets: 4x plain, 2.5x with the training augmentation (issue 2, point 15).
+the ratio is the median over rounds. Targets: 4x plain, 2.5x with the training augmentation.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
+from shared.benchmark import median_ratio, record, write
 from shared.errors import DataError
 from shared.run import run_command, sample_rng
-from shared.storage import write_atomic
 from talk2car_kd.augment import get_augmented_transform
 from talk2car_kd.batches import Key
 from talk2car_kd.coco import (
@@ -45,6 +41,7 @@ from talk2car_kd.images import IMAGENET_MEAN, IMAGENET_STD, read_rgb, resize
 
 ROOT = Path(__file__).resolve().parents[2]  # of the workspace
 REAL_COCO = Path(os.environ.get("REAL_SAMPLES", ROOT.parent / "shared" / "real")) / "coco"
+OUT = Path(__file__).parent / "results" / "region_loader.json"
 TARGETS = {"plain": 4.0, "augmented": 2.5}
 SEED, IMAGE_SIZE, BATCH_SIZE, MIN_IMAGES, STRENGTH = 0, 224, 256, 8, 0.5  # Stage 1 of config/default.yaml
 
@@ -83,8 +80,8 @@ def measure(regions: Sequence[Region], augment, rounds: int) -> dict:
     times = {name: values[1:] for name, values in times.items()}
     return {
         "ms_per_region": {name: round(statistics.median(values), 3) for name, values in times.items()},
-        "ratio": ratio(times["baseline"], times["ours"]),
-        "ratio_grouping_alone": ratio(times["item by item"], times["ours"]),
+        "ratio": median_ratio(times["baseline"], times["ours"]),
+        "ratio_grouping_alone": median_ratio(times["item by item"], times["ours"]),
         "images_decoded": sum(len({regions[index].image_path for _, index in keys}) for keys in batches),
     }
 
@@ -95,24 +92,8 @@ def check_same(dataset: COCORegionTextDataset, keys: Sequence[Key]) -> None:
         torch.testing.assert_close(item["image"], open_and_crop(dataset, key), rtol=0, atol=1e-5)
 
 
-def ratio(baseline: Sequence[float], ours: Sequence[float]) -> float:
-    return round(statistics.median(a / b for a, b in zip(baseline, ours, strict=True)), 2)
-
-
-def provenance() -> dict:
-    """Where, when and of what the numbers were measured."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return {
-        "commit": commit.stdout.strip() or None,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": {"cpu": model, "cores": os.cpu_count(), "threads_used": 1},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "opencv": cv2.__version__},
-    }
-
-
-def benchmark(root: Path, out: Path | None, rounds: int) -> int:
+def benchmark(root: Path, out: Path | None, rounds: int, every: int = 1) -> int:
+    """Measure, print, and write to `out`; only every `every`-th region."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     layout = find_coco(root)
@@ -121,22 +102,20 @@ def benchmark(root: Path, out: Path | None, rounds: int) -> int:
         if layout.official
         else [*load_regions(layout, "train"), *load_regions(layout, "val")]
     )
+    regions = regions[::every]
     if not regions:
         raise DataError(f"{root}: no region to read; give another root with --coco")
     result = {
-        "benchmark": "region_loader",
         "regions": len(regions),
         "images": len({region.image_path for region in regions}),
         "settings": {"image_size": IMAGE_SIZE, "batch_size": BATCH_SIZE, "min_images": MIN_IMAGES, "rounds": rounds},
         "plain": measure(regions, None, rounds),
         "augmented": measure(regions, get_augmented_transform(IMAGE_SIZE, STRENGTH), rounds),
         "targets": TARGETS,
-        **provenance(),
     }
     show(result)
     if out is not None:
-        write_atomic(out, json.dumps(result, indent=2) + "\n")
-        print(f"wrote {out}")
+        write(out, record("region_loader", result))
     return 0
 
 
@@ -154,10 +133,17 @@ def show(result: dict) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coco", type=Path, default=REAL_COCO, help="COCO root (default: the real sample)")
-    parser.add_argument("--out", type=Path, help="where to write the JSON")
+    parser.add_argument(
+        "--out", type=Path, help="where to write the JSON (default: benchmarks/results/; quick: nowhere)"
+    )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the regions, one round: it runs, measures nothing"
+    )
     arguments = parser.parse_args(argv)
-    return run_command(lambda: benchmark(arguments.coco, arguments.out, arguments.rounds))
+    if arguments.quick:
+        return run_command(lambda: benchmark(arguments.coco, arguments.out, rounds=1, every=10))
+    return run_command(lambda: benchmark(arguments.coco, arguments.out or OUT, arguments.rounds))
 
 
 if __name__ == "__main__":

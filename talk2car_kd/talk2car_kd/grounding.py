@@ -135,9 +135,9 @@ class TextLayer(nn.Module):
 class TransformerGroundingHead(nn.Module):
     """A transformer decoder that learns where a command should look.
 
-    Query: a learned [REG] plus the sentence, followed by the tokens; key/value: the cells of the fused map plus 2-D sine
-    positions (without them there is no left and right). [REG] scores the cells after every layer; each cell predicts
-    the box that it would answer with.
+    Query: a learned [REG] plus the sentence, followed by the tokens; key/value: the cells of the fused map plus 2-D
+    sine positions (without them there is no left and right). [REG] scores the cells after every layer; each cell
+    predicts the box that it would answer with.
     """
 
     def __init__(
@@ -218,10 +218,10 @@ class CellScore(nn.Module):
 
 
 class CellBox(nn.Module):
-    """The box each cell would answer with: an offset from its centre and a size, read from the cell and its surroundings.
+    """The box each cell would answer with, an offset from its centre and a size, from the cell and its surroundings.
 
-    Two 3x3 convolutions come first: a cell alone seldom sees where its object ends. The last layer starts near zero with the logits of the median size, so that an untrained cell predicts the median
-    box around itself.
+    Two 3x3 convolutions come first: a cell alone seldom sees where its object ends. The last layer starts near zero
+    with the logits of the median size, so that an untrained cell predicts the median box around itself.
     """
 
     def __init__(self, d: int):

@@ -42,15 +42,15 @@ def write_report(folder: Path, config, checkpoint: Path, record: dict, results: 
 def _score_tables(report: Report, result) -> None:
     scores = result.scores
     interval = "[{:.3f}, {:.3f}]".format(*scores["intervals"]["ap50"]) if "intervals" in scores else ""
-    report.highlights({"AP50": f"{scores['ap50']:.3f}", "95 % interval": interval, "AP50..95": f"{scores['ap50_95']:.3f}",
-                       "mean IoU": f"{scores['average_iou']:.3f}"})  # fmt: skip
+    named = {"AP50": "ap50", "AP50..95": "ap50_95", "mean IoU": "average_iou"}
+    report.highlights({name: f"{scores[key]:.3f}" for name, key in named.items()} | {"95 % interval of AP50": interval})
     rows = [[name, row["ap50"], row.get("ap50_95"), row.get("average_iou")] for name, row in result.comparison.items()]
-    report.table(["", "AP50", "AP50..95", "mean IoU"], rows,
-                 caption="The model, the same model with half of its input taken away, and floors without a model")  # fmt: skip
+    caption = "The model, the same model with half of its input taken away, and floors without a model"
+    report.table(["", *named], rows, caption=caption)
     for key, title in SLICES.items():
-        if scores.get(key):
-            report.table([title, "n", "AP50", "mean IoU"],
-                         [[label, part["n"], part["ap50"], part["average_iou"]] for label, part in scores[key].items()])  # fmt: skip
+        rows = [[label, part["n"], part["ap50"], part["average_iou"]] for label, part in scores.get(key, {}).items()]
+        if rows:
+            report.table([title, "n", "AP50", "mean IoU"], rows)
 
 
 def _pictures(report: Report, folder: Path, split: str, records: list[Record], config) -> None:

@@ -21,8 +21,9 @@ WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 class Teacher:
     """A frozen open_clip model. Not a Module: it is in no optimizer, no checkpoint and no EMA.
 
-    Attributes: mean, std (its own pixel statistics), image_size (px), embed_dim D, text_width W (of `grounding_tokens`), scale (the logit
-    scale, exponentiated), sha256 (of all tensors: the key of every cache and the proof that it stayed frozen).
+    Attributes: mean, std (its own pixel statistics), image_size (px), embed_dim D, text_width W (of
+    `grounding_tokens`), scale (the logit scale, exponentiated), sha256 (of all tensors: the key of every cache and the
+    proof that it stayed frozen).
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer, name: str, device: torch.device | str = "cpu"):
@@ -93,8 +94,8 @@ def token_tower(text: torch.nn.Module, tokens: Tensor) -> Tensor:
 def grounding_tokens(text: torch.nn.Module, tokens: Tensor) -> Tensor:
     """What a grounding head is told of a command: (N,L) ids -> (N,L,W).
 
-    Each token's state after the tower (before pooling) beside its word embedding, both of unit variance. A tower that was
-    trained on captions for its last token alone keeps little of which word stood where; the embedding does.
+    Each token's state after the tower (before pooling) beside its word embedding, both of unit variance. A tower
+    trained on captions, for its last token alone, keeps little of which word stood where; the embedding does.
     """
     word = text.token_embedding(tokens)
     state = token_tower(text, tokens)

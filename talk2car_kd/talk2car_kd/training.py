@@ -29,8 +29,16 @@ def gather_rows(x: Tensor, world) -> Tensor:
 
 
 def train_epoch(
-    student: nn.Module, loader, targets: Targets, text_emb: Tensor, scale: float, criterion: DistillationLosses, loop: Loop, *, bf16: bool = False
-) -> dict[str, float]:  # fmt: skip
+    student: nn.Module,
+    loader,
+    targets: Targets,
+    text_emb: Tensor,
+    scale: float,
+    criterion: DistillationLosses,
+    loop: Loop,
+    *,
+    bf16: bool = False,
+) -> dict[str, float]:
     """Stage 1. The frozen teacher gives embeddings only: `targets(batch)` for crops, `text_emb` (texts,D) for captions.
 
     Returns the epoch's means over all ranks: clip, sim, cos (unweighted), loss (weighted).

@@ -3,8 +3,8 @@
     distilled_weights.pth   Stage 1: the student's encoder
     talk2car_best.pth       Stage 2: encoder + head, moving average, best on val; talk2car_last.pth likewise, last epoch
 
-A file records the architecture, the teacher (name, sha256, dimensions), pixel statistics and when it was made, so it can
-be rebuilt without the configuration and refused where it does not fit.
+A file records the architecture, the teacher (name, sha256, dimensions), pixel statistics and when it was made, so it
+can be rebuilt without the configuration and refused where it does not fit.
 """
 
 import json

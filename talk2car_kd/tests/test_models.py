@@ -64,7 +64,7 @@ def test_every_scale_reaches_the_fused_map(frames):
 def test_backbones_that_do_not_exist_or_have_no_weights_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="resnet50"):
         build_backbone("resnet50", "random")
-    with pytest.raises(CheckpointError, match="missing.pth"):
+    with pytest.raises(CheckpointError, match=r"missing\.pth"):
         build_backbone(BACKBONE, str(tmp_path / "missing.pth"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CheckpointError, match=r"student\.init: random"):

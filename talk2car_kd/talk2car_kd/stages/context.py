@@ -46,8 +46,8 @@ def in_package(path: Path) -> Path:
 def embedded_folder(config: Config) -> Path:
     """Where the embedded world of this size and seed lies."""
     w = config.world
-    size = f"{w.train_frames}-{w.val_frames}-{w.test_frames}x{w.commands_per_frame}-{w.coco_train_images}-{w.coco_val_images}"
-    return in_package(config.data.embedded_dir) / f"world-{w.seed}-{size}"
+    frames = f"{w.train_frames}-{w.val_frames}-{w.test_frames}x{w.commands_per_frame}"
+    return in_package(config.data.embedded_dir) / f"world-{w.seed}-{frames}-{w.coco_train_images}-{w.coco_val_images}"
 
 
 def data_roots(config: Config, world, log) -> tuple[Path, Path]:

@@ -142,7 +142,7 @@ def _targets(ctx: Context, teacher: Teacher, split: RegionSplit):
 
 
 def crop_fingerprint(dataset: COCORegionTextDataset) -> str:
-    """sha256 of what decides every crop's geometry: regions, context, views, seed, captions (a side word bars a flip)."""
+    """sha256 of what decides every crop: regions, context, views, seed, and captions (a side word bars a flip)."""
     digest = hashlib.sha256(repr((dataset.context, dataset.views, dataset.seed, dataset.texts)).encode())
     digest.update(
         dataset.text_ids.numpy().tobytes() if hasattr(dataset.text_ids, "numpy") else dataset.text_ids.tobytes()

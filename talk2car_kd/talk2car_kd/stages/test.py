@@ -87,8 +87,8 @@ def _judge(ctx: Context, split: str, model, commands: list[Command], features, o
         ctx.run.log.info("%s has no ground truth: predictions only, no score", split)
         return SplitResult(records, None, None)
     scores = score_records(records, config)
-    low, high = scores["intervals"]["ap50"] if "intervals" in scores else (float("nan"),) * 2
-    ctx.run.log.info("%s: AP50 %.4f [%.4f, %.4f], mean IoU %.4f, n %d %s", split, scores["ap50"], low, high,
+    interval = " [{:.4f}, {:.4f}]".format(*scores["intervals"]["ap50"]) if "intervals" in scores else ""
+    ctx.run.log.info("%s: AP50 %.4f%s, mean IoU %.4f, n %d %s", split, scores["ap50"], interval,
                      scores["average_iou"], scores["n"], config.data.mark)  # fmt: skip
     comparison = _compare(ctx, model, loader, features, commands, scores)
     return SplitResult(records, scores, comparison)
