@@ -48,6 +48,10 @@ CONTRASTS = {"region pretraining": ("clip", "random"), "distillation": ("clip+si
 PARALLEL = 2
 
 
+def folder_name(arm: str) -> str:
+    return arm.replace("+", "-")
+
+
 @dataclass(frozen=True)
 class Cell:
     arm: str
@@ -56,7 +60,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.arm}-{round(100 * self.fraction)}-seed{self.seed}"
+        return f"{folder_name(self.arm)}-{round(100 * self.fraction)}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,11 @@ def _teacher_settings(plan: Plan) -> tuple[str, ...]:
 def _pretrain(plan: Plan, arm: str, seed: int) -> None:
     clip, sim, cos = ARMS[arm]
     weights = (f"stage1.loss.clip={clip}", f"stage1.loss.sim={sim}", f"stage1.loss.cos={cos}")
-    _run(plan.command("1", f"stage1-{arm}-seed{seed}", *_teacher_settings(plan), *weights, f"training.seed={seed}"))
+    _run(
+        plan.command(
+            "1", f"stage1-{folder_name(arm)}-seed{seed}", *_teacher_settings(plan), *weights, f"training.seed={seed}"
+        )
+    )
 
 
 def _fine_tune(plan: Plan, cell: Cell) -> None:
@@ -107,7 +115,7 @@ def _fine_tune(plan: Plan, cell: Cell) -> None:
                 f"stage2.epochs={round(plan.config.stage2.epochs / cell.fraction)}"]  # fmt: skip
     checkpoint = None
     if ARMS[cell.arm]:
-        checkpoint = plan.folder / f"stage1-{cell.arm}-seed{cell.seed}" / DISTILLED
+        checkpoint = plan.folder / f"stage1-{folder_name(cell.arm)}-seed{cell.seed}" / DISTILLED
     else:
         settings.append("stage2.init=backbone")
     _run(plan.command("2", cell.name, *settings, checkpoint=checkpoint))
@@ -171,7 +179,12 @@ def _contrast(ious: dict, scenes: dict[str, str], a: str, b: str, fraction: floa
         return np.array([[ious[Cell(arm, fraction, seed)][t] > 0.5 for t in tokens] for seed in seeds], dtype=float)
 
     difference = paired_difference(hits(a), hits(b), groups=[scenes[t] for t in tokens])
-    return {"text": str(difference), "by_seed": (hits(a) - hits(b)).mean(axis=1).tolist()}
+    return {
+        "text": str(difference),
+        "low": difference.low,
+        "high": difference.high,
+        "by_seed": list(difference.per_seed),
+    }
 
 
 def _report(plan: Plan, table: dict[str, list[float]], contrasts: dict) -> None:
