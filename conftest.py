@@ -17,6 +17,12 @@ def real_samples() -> Path:
     return REAL_SAMPLES
 
 
+def pytest_configure(config):
+    """Tests are CPU tests unless asked otherwise; the fault cases fork, which a process that uses CUDA cannot."""
+    if "gpu" not in config.getoption("-m"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(config, items):
     """GPU tests run only when asked for (`-m gpu`) and slow ones likewise; real ones whenever the samples are there."""
     chosen = config.getoption("-m")

@@ -14,6 +14,7 @@ The full counts are marked slow.
 """
 
 import contextlib
+import importlib
 import os
 import random
 import re
@@ -107,6 +108,7 @@ def start_world(
     command: TrainingCommand, work: Path, inject: Mapping[int, Callable] | None = None, size: int = 2
 ) -> list[Ended]:
     """`size` children with torchrun's variables, to their end; inject: rank -> injection."""
+    importlib.import_module("torch._dynamo")  # DistributedDataParallel wants it: here once, not slowly in each child
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
         port = server.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
@@ -399,7 +401,8 @@ class FaultSuite:
 
     @slow
     def test_torchrun_with_one_process_equals_plain_python(self, work, reference):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "--"]
+        # without the `--` torchrun takes --run for an abbreviation of its own --run-path
         env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run([*command, str(self.command.script), *self.command.argv(work)],
                               env=env, capture_output=True, text=True, timeout=600)  # fmt: skip

@@ -1,6 +1,7 @@
 """Laws of the training loop, on a toy model: a cut run equals an uncut one, and nothing bad moves the weights."""
 
 import contextlib
+import importlib
 import itertools
 import math
 import os
@@ -336,6 +337,7 @@ def test_a_signal_during_a_hopeless_wait_for_data(training, monkeypatch, batches
 
 def test_two_processes_move_the_weights_as_one(tmp_path):
     """Each takes every other sample of batches that do not divide: losses and gradients are means over all samples."""
+    importlib.import_module("torch._dynamo")  # DistributedDataParallel wants it: here once, not slowly in each child
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
         port = str(server.getsockname()[1])
     several = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
