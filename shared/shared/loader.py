@@ -77,11 +77,17 @@ def _start_worker(worker: int) -> None:
     """One thread each; Ctrl-C and signals to the whole process group are the parent's to answer."""
     signals.Signals.current = None
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A thread that lives already (a library's) may still receive it: torch's own handler would end the worker there.
+    signal.signal(signal.SIGTERM, _do_nothing)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)
+
+
+def _do_nothing(number: int, frame: object) -> None:
+    """A Python handler that is there so that no other one runs."""
 
 
 def _obey_parent(parent: int) -> None:
