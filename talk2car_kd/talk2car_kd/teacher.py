@@ -94,8 +94,8 @@ def token_tower(text: torch.nn.Module, tokens: Tensor) -> Tensor:
 def grounding_tokens(text: torch.nn.Module, tokens: Tensor) -> Tensor:
     """What a grounding head is told of a command: (N,L) ids -> (N,L,W).
 
-    Each token's state after the tower (before pooling) beside its word embedding, both of unit variance. A tower
-    trained on captions, for its last token alone, keeps little of which word stood where; the embedding does.
+    Each token's state after the tower (before pooling) beside its word embedding, both of unit variance. The embedding
+    is there so that which word stood where is not lost; its effect has one short trial of one seed behind it.
     """
     word = text.token_embedding(tokens)
     state = token_tower(text, tokens)
