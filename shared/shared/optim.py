@@ -342,11 +342,14 @@ class Ema:
     def update(self, model: nn.Module) -> None:
         """Take in the model's present values; raises ValueError when its tensors are not those of construction."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        averages, values = [], []
         for name, value in self._matching(model).items():
             if value.is_floating_point():
-                self.shadow[name].lerp_(value.to(self.shadow[name].dtype), 1 - decay)
+                averages.append(self.shadow[name])
+                values.append(value.to(self.shadow[name].dtype))
             else:
                 self.shadow[name].copy_(value)
+        torch._foreach_lerp_(averages, values, 1 - decay)  # as torch.optim.swa_utils does: one call for all tensors
         self.updates += 1
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -750,10 +751,16 @@ def test_without_names_the_first_keys_are_shown():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_leaves_the_workers_to_finish(mark, capfd, number):
-    """As `timeout`, Slurm and Ctrl-C send it: the step under way and its save still happen."""
+@pytest.mark.parametrize("early_thread", [False, True])
+def test_a_signal_to_the_whole_group_leaves_the_workers_to_finish(mark, capfd, number, early_thread):
+    """As `timeout`, Slurm and Ctrl-C send it: the step under way and its save still happen. Also when a library has
+    put a thread into the worker at the fork, which blocks no signal (numpy's BLAS may, with more cores than one)."""
 
     def body():
+        if early_thread:
+            os.register_at_fork(
+                after_in_child=lambda: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+            )
         loader = loader_of({index: lambda: time.sleep(0.05) for index in range(24)})
         with run.deferred():
             for count, _ in enumerate(run.iterate(loader)):

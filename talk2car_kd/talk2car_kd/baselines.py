@@ -12,7 +12,7 @@ The first three predict boxes for commands (score them with `evaluation.official
 that goes to `evaluation.evaluate_talk2car`.
 """
 
-# N training commands, C candidate boxes, B commands of a batch, L tokens, W text width.
+# N training commands, C candidate boxes.
 
 import re
 from collections import Counter, defaultdict
@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from shared.errors import DataError
 from talk2car_kd.evaluation import ground_truth, official_ious, official_scores
 from talk2car_kd.flips import side_of
+from talk2car_kd.talk2car import padded
 from talk2car_kd.talk2car_annotations import Command
+from talk2car_kd.teacher import CommandTokens
 
 Box = list[float]  # [x, y, w, h] in pixels of the annotation frame
 
@@ -145,17 +145,16 @@ def with_blank_images(loader) -> ChangedLoader:
     return ChangedLoader(loader, lambda batch: {**batch, "images": torch.zeros_like(batch["images"])})
 
 
-def with_shuffled_text(loader, text_features: Callable[[str], Tensor], *, seed: int = 0) -> ChangedLoader:
-    """The loader with every command's text features replaced by those of a command of another frame.
+def with_shuffled_text(loader, reader: Callable[[str], CommandTokens], *, seed: int = 0) -> ChangedLoader:
+    """The loader with every command's text replaced by that of a command of another frame.
 
-    `text_features(text) -> (L, W)` is what the data set was built with. The exchange is drawn over the whole data set,
+    `reader` is what the data set was built with. The exchange is drawn over the whole data set,
     so it does not depend on batches or on the number of processes. DataError when it is not possible.
     """
     texts = shuffled_texts(loader.dataset.commands, seed=seed)
 
     def change(batch: Mapping) -> dict:
-        features = [torch.as_tensor(text_features(texts[int(index)])) for index in batch["index"]]
-        return {**batch, **_padded(features)}
+        return {**batch, **padded([reader(texts[int(index)]) for index in batch["index"]])}
 
     return ChangedLoader(loader, change)
 
@@ -180,13 +179,6 @@ def shuffled_texts(commands: Sequence[Command], *, seed: int = 0, tries: int = 3
     moves = rng.permutation(np.arange(longest, len(commands) - longest + 1))[:tries]
     moved = np.roll(text, min(moves, key=lambda move: int((np.roll(text, move) == text).sum())))
     return [other for _, other in sorted(zip(order, moved.tolist(), strict=True), key=lambda pair: pair[0])]
-
-
-def _padded(features: Sequence[Tensor]) -> dict[str, Tensor]:
-    """(L_i, W) each -> text_emb (B, L, W) and text_mask (B, L), True where a token is."""
-    lengths = torch.tensor([len(f) for f in features])
-    emb = pad_sequence(list(features), batch_first=True)
-    return {"text_emb": emb, "text_mask": torch.arange(emb.shape[1]) < lengths[:, None]}
 
 
 def _back_off(text: str) -> list[tuple[str | None, str | None]]:

@@ -30,6 +30,7 @@ from shared.errors import DataError, NonFiniteError
 from shared.metrics import bootstrap_interval
 from talk2car_kd.boxes import to_frame_xywh
 from talk2car_kd.flips import side_of
+from talk2car_kd.grounding import MODEL_INPUTS
 from talk2car_kd.talk2car_annotations import Command
 
 Box = Sequence[float]
@@ -233,8 +234,7 @@ def predictions_of(records: Sequence[Record]) -> dict[str, list[float]]:
 
 
 def _records_of(model, batch, commands, frame_wh, device, maps_for) -> list[Record]:
-    inputs = (batch[key].to(device) for key in ("images", "text_emb", "text_mask", "image_index"))
-    output = model(*inputs)
+    output = model(*(batch[key].to(device) for key in MODEL_INPUTS))
     boxes = to_frame_xywh(output["boxes_cxcywh"].double().cpu().numpy(), frame_wh).round(2)
     indices = [int(index) for index in batch["index"]]
     bad = [commands[i].command_token for i, box in zip(indices, boxes, strict=True) if not np.isfinite(box).all()]

@@ -4,7 +4,7 @@ Localise, then regress: the decoded [REG] query scores every cell of the fused m
 the best cell. Regressing a box straight from [REG] stayed near 1 % AP50 in an earlier trial on another
 synthetic world; it has not been compared in this one.
 
-    B commands, F frames, L tokens, W text width, C channels, d head dimension, h w cells, n = h*w
+    B commands, F frames, L tokens, W text width, V vocabulary, C channels, d head dimension, h w cells, n = h*w
 """
 
 import math
@@ -12,6 +12,12 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+MODEL_INPUTS = ("images", "text_emb", "text_mask", "image_index", "token_ids")  # of a batch, as forward takes them
+
+# Start of the learned gain on what comes from the frozen text tower (LayerScale, Touvron et al., 2103.17239): the
+# trainable words lead at first.
+TEXT_GAIN = 0.1
 
 # Median box of Talk2Car's train split (cx, cy, w, h as shares of 1600 x 900): an untrained head predicts this box.
 MEDIAN_BOX = (0.4447, 0.5733, 0.0919, 0.1333)
@@ -118,6 +124,23 @@ class DecoderLayer(nn.Module):
         return packing.unpack(self.cross_attention.weights(packing.pack(self.norms[1](x[:, 0])), cells))
 
 
+class Words(nn.Module):
+    """A trainable vector for every token of the training commands; a token never seen there gets zeros.
+
+    The frozen tower says what a word means; which words decide *here* (left, second, white) is quicker to learn from
+    vectors of their own.
+    """
+
+    def __init__(self, vocabulary: Tensor, d: int):
+        super().__init__()
+        self.register_buffer("vocabulary", vocabulary)
+        self.vectors = nn.Parameter(torch.randn(len(vocabulary), d))
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """(B,L) int64 -> (B,L,d)."""
+        return (token_ids[..., None] == self.vocabulary).to(self.vectors.dtype) @ self.vectors
+
+
 class TextLayer(nn.Module):
     """A trainable bidirectional layer over the frozen, causal tower's tokens."""
 
@@ -136,15 +159,16 @@ class TextLayer(nn.Module):
 class TransformerGroundingHead(nn.Module):
     """A transformer decoder that learns where a command should look.
 
-    Query: a learned [REG] plus the sentence, followed by the tokens; key/value: the cells of the fused map plus 2-D
-    sine positions (without them there is no left and right). [REG] scores the cells after every layer; each cell
-    predicts the box that it would answer with.
+    Query: a learned [REG] plus the sentence, followed by the tokens, each a trainable word vector plus the frozen
+    tower's state; key/value: the cells of the fused map plus 2-D sine positions (without them there is no left and
+    right). [REG] scores the cells after every layer; each cell predicts the box that it would answer with.
     """
 
     def __init__(
         self,
         map_dim: int,
         text_width: int,
+        vocabulary: Tensor | None = None,
         dim: int = 256,
         heads: int = 8,
         ffn: int = 1024,
@@ -153,7 +177,10 @@ class TransformerGroundingHead(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
+        self.words = Words(torch.empty(0, dtype=torch.long) if vocabulary is None else vocabulary, dim)
+        self.word_in = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
         self.text_in = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, dim))
+        self.text_gain = nn.Parameter(torch.full((dim,), TEXT_GAIN))
         self.sentence_in = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, dim))
         self.reg = nn.Parameter(torch.randn(dim) * 0.02)
         self.text_layers = nn.ModuleList(TextLayer(dim, heads, ffn, dropout) for _ in range(text_layers))
@@ -164,9 +191,15 @@ class TransformerGroundingHead(nn.Module):
         self.box = CellBox(dim)
 
     def forward(
-        self, feature_map: Tensor, text_emb: Tensor, text_mask: Tensor | None = None, image_index: Tensor | None = None
+        self,
+        feature_map: Tensor,
+        text_emb: Tensor,
+        text_mask: Tensor | None = None,
+        image_index: Tensor | None = None,
+        token_ids: Tensor | None = None,
     ) -> dict:
-        """feature_map (F,C,h,w), text_emb (B,L,W) or (B,W), text_mask (B,L), image_index (B,) in 0..F-1 or None.
+        """feature_map (F,C,h,w), text_emb (B,L,W) or (B,W), text_mask (B,L), image_index (B,) in 0..F-1 or None,
+        token_ids (B,L) int64 or None (no word is known then).
 
         Returns {boxes_cxcywh (B,4) in 0..1, score_map (B,h,w) logits, cell_boxes (B,n,4), aux: earlier layers' score
         maps, attention (B,h,w)}.
@@ -175,14 +208,13 @@ class TransformerGroundingHead(nn.Module):
         cells = self.cell_in(feature_map.flatten(2).transpose(1, 2))
         placed = cells + sine_positions(h, w, cells.shape[-1], cells.device).to(cells.dtype)
         packing = Packing(image_index, len(feature_map))
-        x, mask = self._queries(*with_tokens(text_emb, text_mask))
+        x, mask = self._queries(*with_tokens(text_emb, text_mask), token_ids)
         keys, scores = self.score.keys(placed), []
         for layer in self.layers:
             looked_from = x
             x = layer(x, mask, placed, packing)
             scores.append(self.score(self.norm(x[:, 0]), keys, packing).unflatten(1, (h, w)))
-        boxes = self.box(cells, (h, w))
-        cell_boxes = boxes if image_index is None else boxes[image_index]
+        cell_boxes = self.box(cells, (h, w), self.norm(x[:, 0]), packing)
         best = scores[-1].flatten(1).argmax(1)
         return {
             "boxes_cxcywh": cell_boxes.gather(1, best[:, None, None].expand(-1, 1, 4)).squeeze(1),
@@ -192,9 +224,10 @@ class TransformerGroundingHead(nn.Module):
             "attention": layer.attention(looked_from, placed, packing).unflatten(1, (h, w)),
         }
 
-    def _queries(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        reg = self.reg + self.sentence_in(sentence_of(tokens, mask))
-        x = torch.cat([reg[:, None], self.text_in(tokens)], 1)
+    def _queries(self, tokens: Tensor, mask: Tensor, token_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        reg = self.reg + self.text_gain * self.sentence_in(sentence_of(tokens, mask))
+        words = tokens.new_zeros(*tokens.shape[:2], len(self.reg)) if token_ids is None else self.words(token_ids)
+        x = torch.cat([reg[:, None], self.word_in(words) + self.text_gain * self.text_in(tokens)], 1)
         mask = F.pad(mask, (1, 0), value=True)
         for layer in self.text_layers:
             x = layer(x, mask)
@@ -202,27 +235,51 @@ class TransformerGroundingHead(nn.Module):
 
 
 class CellScore(nn.Module):
-    """How well each cell answers the query: the inner product of what a cell offers and what [REG] asks for."""
+    """How well each cell answers the query, as the sum of two readings of [REG] and cell.
+
+    The inner product of what [REG] asks for and what a cell offers (Vaswani et al., 1706.03762), and a small network
+    on both (additive attention, Bahdanau et al., 1409.0473), which can ask for two things *at once*.
+    """
 
     def __init__(self, d: int):
         super().__init__()
         self.offer = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
         self.ask = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
+        self.join = Join(d, 1)
 
-    def keys(self, cells: Tensor) -> Tensor:
-        """cells (F,n,d) -> (F,n,d), once a frame for all commands and layers."""
-        return self.offer(cells)
+    def keys(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """cells (F,n,d) -> what they offer and their part of the join, each (F,n,d): once for all layers."""
+        return self.offer(cells), self.join.of_cell(cells)
 
-    def forward(self, reg: Tensor, keys: Tensor, packing: Packing) -> Tensor:
-        """reg (B,d), keys (F,n,d) -> logits (B,n)."""
-        return packing.unpack(packing.pack(self.ask(reg)) @ keys.transpose(1, 2)) / math.sqrt(keys.shape[-1])
+    def forward(self, reg: Tensor, keys: tuple[Tensor, Tensor], packing: Packing) -> Tensor:
+        """reg (B,d), keys of the cells -> logits (B,n)."""
+        offered, joined = keys
+        product = packing.pack(self.ask(reg)) @ offered.transpose(1, 2) / math.sqrt(offered.shape[-1])
+        return packing.unpack(product + self.join(reg, joined, packing).squeeze(-1))
+
+
+class Join(nn.Module):
+    """A hidden layer over a command and a cell, for every pair of a frame's commands and cells.
+
+    Its first linear map is split into a part of the cell and a part of the command, so that only their sum is computed
+    for each pair.
+    """
+
+    def __init__(self, d: int, out: int):
+        super().__init__()
+        self.of_cell, self.of_command, self.out = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, out)
+
+    def forward(self, reg: Tensor, joined: Tensor, packing: Packing) -> Tensor:
+        """reg (B,d), joined = of_cell(cells) (F,n,d) -> packed (F,M,n,out)."""
+        return self.out(F.gelu(packing.pack(self.of_command(reg))[:, :, None] + joined[:, None]))
 
 
 class CellBox(nn.Module):
-    """The box each cell would answer with, an offset from its centre and a size, from the cell and its surroundings.
+    """The box each cell would answer a command with: an offset from its centre and a size.
 
-    Two 3x3 convolutions come first: a cell alone seldom sees where its object ends. The last layer starts near zero
-    with the logits of the median size, so that an untrained cell predicts the median box around itself.
+    Two 3x3 convolutions come first: a cell alone seldom sees where its object ends. The command has a say because a
+    cell can belong to two objects, a man before a truck. The last layer starts near zero with the logits of the median
+    size, so that an untrained cell predicts the median box around itself.
     """
 
     def __init__(self, d: int):
@@ -230,20 +287,24 @@ class CellBox(nn.Module):
         self.surroundings = nn.Sequential(
             nn.Conv2d(d, d, 3, padding=1), nn.GELU(), nn.Conv2d(d, d, 3, padding=1), nn.GELU()
         )
-        self.mlp = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, 4))
-        nn.init.normal_(self.mlp[-1].weight, std=1e-3)
+        self.join = Join(d, 4)
+        nn.init.normal_(self.join.out.weight, std=1e-3)
         with torch.no_grad():
-            self.mlp[-1].bias.copy_(torch.tensor([0.0, 0.0, logit(MEDIAN_BOX[2]), logit(MEDIAN_BOX[3])]))
+            self.join.out.bias.copy_(torch.tensor([0.0, 0.0, logit(MEDIAN_BOX[2]), logit(MEDIAN_BOX[3])]))
 
-    def forward(self, cells: Tensor, map_hw: tuple[int, int]) -> Tensor:
-        """cells (F,n,d) -> (F,n,4) cxcywh in 0..1; the offset moves a centre by at most half the frame."""
-        h, w = map_hw
-        y = (torch.arange(h, device=cells.device) + 0.5) / h
-        x = (torch.arange(w, device=cells.device) + 0.5) / w
-        centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, h * w, 2)
+    def forward(self, cells: Tensor, map_hw: tuple[int, int], reg: Tensor, packing: Packing) -> Tensor:
+        """cells (F,n,d), reg (B,d) -> (B,n,4) cxcywh in 0..1; the offset moves a centre by at most half the frame."""
         around = self.surroundings(cells.transpose(1, 2).unflatten(2, map_hw)).flatten(2).transpose(1, 2)
-        raw = self.mlp(cells + around).float()
+        raw = packing.unpack(self.join(reg, self.join.of_cell(cells + around), packing)).float()
+        centres = cell_centres(*map_hw, raw.device)
         return torch.cat([(centres + raw[..., :2].tanh() / 2).clamp(0, 1), raw[..., 2:].sigmoid()], -1)
+
+
+def cell_centres(h: int, w: int, device=None) -> Tensor:
+    """(h*w, 2) x, y in 0..1, row by row."""
+    y = (torch.arange(h, device=device) + 0.5) / h
+    x = (torch.arange(w, device=device) + 0.5) / w
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(h * w, 2)
 
 
 class ProjectionGroundingHead(nn.Module):
@@ -261,9 +322,15 @@ class ProjectionGroundingHead(nn.Module):
             self.mlp[-1].bias.copy_(torch.tensor([logit(p) for p in MEDIAN_BOX]))
 
     def forward(
-        self, feature_map: Tensor, text_emb: Tensor, text_mask: Tensor | None = None, image_index: Tensor | None = None
+        self,
+        feature_map: Tensor,
+        text_emb: Tensor,
+        text_mask: Tensor | None = None,
+        image_index: Tensor | None = None,
+        token_ids: Tensor | None = None,
     ) -> dict:
-        """As TransformerGroundingHead.forward; score_map, cell_boxes and attention are None, aux is empty."""
+        """As TransformerGroundingHead.forward; token_ids are not read; score_map, cell_boxes and attention
+        are None, aux is empty."""
         sentence = self.text_in(sentence_of(*with_tokens(text_emb, text_mask)))
         image = self.image_in(feature_map.mean((2, 3)))
         image = image if image_index is None else image[image_index]
@@ -272,32 +339,39 @@ class ProjectionGroundingHead(nn.Module):
 
 
 class Talk2CarModel(nn.Module):
-    """The trained encoder with a grounding head. The text tower stays outside: commands arrive as its features."""
+    """The trained encoder with a grounding head. The text tower stays outside: commands arrive as its states."""
 
     def __init__(self, encoder: nn.Module, head: nn.Module):
         super().__init__()
         self.encoder, self.head = encoder, head
 
     def forward(
-        self, images: Tensor, text_emb: Tensor, text_mask: Tensor | None = None, image_index: Tensor | None = None
+        self,
+        images: Tensor,
+        text_emb: Tensor,
+        text_mask: Tensor | None = None,
+        image_index: Tensor | None = None,
+        token_ids: Tensor | None = None,
     ) -> dict:
-        """images (F,3,H,W) normalised; text_emb (B,D) or (B,L,W) with text_mask (B,L); image_index (B,) says which
-        frame a command belongs to (default: one frame a command, F = B). A frame with several commands is encoded once.
+        """images (F,3,H,W) normalised; text_emb (B,D) or (B,L,W) with text_mask (B,L) and token_ids (B,L);
+        image_index (B,) says which frame a command belongs to (default: one frame a command, F = B). A frame with
+        several commands is encoded once.
 
         Returns the head's dict: boxes_cxcywh (B,4) in 0..1, score_map (B,h,w) or None, aux, attention, cell_boxes.
         """
         if image_index is None and len(images) != len(text_emb):
             raise ValueError(f"{len(images)} images for {len(text_emb)} commands: pass image_index (B,)")
-        return self.head(self.encoder.feature_map(images), text_emb, text_mask, image_index)
+        return self.head(self.encoder.feature_map(images), text_emb, text_mask, image_index, token_ids)
 
 
-def build_head(config, map_dim: int, text_width: int) -> nn.Module:
-    """The head that `config` (config.Head) describes."""
+def build_head(config, map_dim: int, text_width: int, vocabulary: Tensor | None = None) -> nn.Module:
+    """The head that `config` (config.Head) describes; vocabulary (V,) int64: the token ids of the training commands."""
     if config.kind == "projection":
         return ProjectionGroundingHead(map_dim, text_width, config.dim, config.dropout)
     return TransformerGroundingHead(
         map_dim,
         text_width,
+        vocabulary,
         config.dim,
         config.heads,
         config.ffn,

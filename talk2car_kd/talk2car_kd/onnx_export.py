@@ -36,7 +36,7 @@ from shared.errors import UserError
 
 from .single import Grounder
 from .student import parameter_count
-from .teacher import grounding_tokens
+from .teacher import token_tower
 
 MODEL_NAME, RECORD_NAME = "model.onnx", "export.json"
 OPSET = 18
@@ -65,8 +65,8 @@ class GroundingGraph(nn.Module):
         """image (1,3,H,W) in 0..1, token_ids (1,L) -> boxes_cxcywh (1,4) [, score_map (1,h,w)]."""
         end = token_ids.argmax(1, keepdim=True)  # [EOT] has the highest id
         mask = torch.arange(token_ids.shape[1], device=token_ids.device)[None] <= end
-        tokens = grounding_tokens(self.text, token_ids)
-        output = self.model((image - self.mean) / self.std, tokens, mask)
+        states = token_tower(self.text, token_ids)
+        output = self.model((image - self.mean) / self.std, states, mask, token_ids=token_ids)
         return tuple(output[name] for name in ("boxes_cxcywh", "score_map") if output[name] is not None)
 
 
@@ -195,7 +195,7 @@ def sizes_of(grounder: Grounder) -> dict[str, int]:
 
 
 def text_parameters(text: nn.Module) -> list[Tensor]:
-    """What `grounding_tokens` uses of a text tower (or of a CLIP model that is its own text tower)."""
+    """What `token_tower` uses of a text tower (or of a CLIP model that is its own text tower)."""
     return [text.token_embedding.weight, text.positional_embedding, *text.transformer.parameters(),
             *text.ln_final.parameters()]  # fmt: skip
 

@@ -97,8 +97,8 @@ class Grounder:
         """
         command = checked_command(command)
         pixels = self.pixels(image)[None].to(self.device)
-        tokens = self.teacher.token_features([command], self.text_len)[0]
-        output = self.model(pixels, tokens[None].to(self.device))
+        text = self.teacher.read([command], self.text_len)[0]
+        output = self.model(pixels, text.states[None].to(self.device), token_ids=text.ids[None].to(self.device))
         box = output["boxes_cxcywh"][0].double().cpu().numpy()
         if not np.isfinite(box).all():
             raise NonFiniteError(f"{self.path} predicts a box that is not finite for {command!r}: its weights are bad")

@@ -36,6 +36,7 @@ from talk2car_kd.talk2car_annotations import (
     read_commands,
     validate_talk2car,
 )
+from talk2car_kd.teacher import CommandTokens
 
 __all__ = [
     "Command",
@@ -45,6 +46,7 @@ __all__ = [
     "collate_grounding",
     "find_talk2car",
     "load_commands",
+    "padded",
     "read_commands",
     "validate_talk2car",
 ]
@@ -56,8 +58,8 @@ class Talk2CarDataset(Dataset):
     Args:
         commands: from `load_commands`.
         input_hw: H, W of the model's input. frame_wh: the annotation frame, width and height.
-        text_features: gives the (L, C) float32 token features of a command (frozen text tower; `texts` lists every
-            command it will be asked for). None leaves them out of the items.
+        reader: gives the tokens of a command (a teacher.CommandReader; `texts` lists every command it will be asked
+            for). None leaves them out of the items.
         train: flip frames with probability `flip` and vary colours by `colour` (0..1).
         mean, std: of the model's input.
 
@@ -70,7 +72,7 @@ class Talk2CarDataset(Dataset):
         *,
         input_hw: tuple[int, int] = (448, 800),
         frame_wh: tuple[int, int] = (1600, 900),
-        text_features: Callable[[str], Tensor] | None = None,
+        reader: Callable[[str], CommandTokens] | None = None,
         train: bool = False,
         flip: float = 0.5,
         colour: float = 0.2,
@@ -79,7 +81,7 @@ class Talk2CarDataset(Dataset):
         seed: int = 0,
     ):
         self.commands = list(commands)
-        self.input_hw, self.frame_wh, self.text_features = tuple(input_hw), tuple(frame_wh), text_features
+        self.input_hw, self.frame_wh, self.reader = tuple(input_hw), tuple(frame_wh), reader
         self.train, self.flip, self.seed = train, flip, seed
         self._colours = get_augmented_transform(max(input_hw), strength=0, colour=colour) if train and colour else None
         self._normalise = Normaliser(mean, std)
@@ -97,9 +99,9 @@ class Talk2CarDataset(Dataset):
     def __getitems__(self, keys: Sequence[int | Key]) -> list[dict]:
         """Items of several commands; those of one frame share one image tensor.
 
-        Each: image (3, H, W) float32 normalised, command str (mirrored if the frame is), text_emb (L, C) float32 (only
-        with `text_features`), box_cxcywh (4,) float32 in 0..1 of the frame (nan without ground truth), command_token
-        str, frame_key str, index int, flipped bool. DataError for an image that cannot be read.
+        Each: image (3, H, W) float32 normalised, command str (mirrored if the frame is), text CommandTokens (only with
+        `reader`), box_cxcywh (4,) float32 in 0..1 of the frame (nan without ground truth), command_token str, frame_key
+        str, index int, flipped bool. DataError for an image that cannot be read.
         """
         shown: dict[tuple[int, str], tuple[Tensor, bool]] = {}
         items = []
@@ -144,7 +146,7 @@ class Talk2CarDataset(Dataset):
             "index": index,
             "flipped": flipped,
         }
-        return {**item, "text_emb": self.text_features(text)} if self.text_features else item
+        return {**item, "text": self.reader(text)} if self.reader else item
 
     def _box(self, command: Command, flipped: bool) -> Tensor:
         if command.box_xywh_px is None:
@@ -216,8 +218,7 @@ def collate_grounding(items: Sequence[dict]) -> dict:
     """A batch whose images are the distinct frames.
 
     Returns images (F, 3, H, W), image_index (B,) int64 into them, boxes_cxcywh (B, 4), commands and tokens (lists of
-    str), index (B,) int64, flipped (B,) bool; with token features also text_emb (B, Lmax, C), zero-padded, and
-    text_mask (B, Lmax) bool, True at tokens.
+    str), index (B,) int64, flipped (B,) bool; with a reader also what `padded` returns.
     """
     frames: dict[tuple[str, bool], int] = {}
     images, image_index = [], []
@@ -236,10 +237,15 @@ def collate_grounding(items: Sequence[dict]) -> dict:
         "index": torch.tensor([item["index"] for item in items]),
         "flipped": torch.tensor([item["flipped"] for item in items]),
     }
-    return {**batch, **_padded([item["text_emb"] for item in items])} if "text_emb" in items[0] else batch
+    return {**batch, **padded([item["text"] for item in items])} if "text" in items[0] else batch
 
 
-def _padded(features: Sequence[Tensor]) -> dict[str, Tensor]:
-    lengths = torch.tensor([len(tokens) for tokens in features])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    return {"text_emb": pad_sequence(list(features), batch_first=True), "text_mask": mask}
+def padded(commands: Sequence[CommandTokens]) -> dict[str, Tensor]:
+    """text_emb (B, Lmax, W) and token_ids (B, Lmax) int64, both zero behind a command's end, and text_mask (B, Lmax),
+    True where a token is."""
+    lengths = torch.tensor([len(command.ids) for command in commands])
+    return {
+        "text_emb": pad_sequence([command.states for command in commands], batch_first=True),
+        "token_ids": pad_sequence([command.ids for command in commands], batch_first=True),
+        "text_mask": torch.arange(int(lengths.max())) < lengths[:, None],
+    }

@@ -4,7 +4,9 @@ N images or texts, D embedding dimension, L tokens, W width of a token's feature
 """
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import open_clip
 import torch
@@ -21,9 +23,9 @@ WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 class Teacher:
     """A frozen open_clip model. Not a Module: it is in no optimizer, no checkpoint and no EMA.
 
-    Attributes: mean, std (its own pixel statistics), image_size (px), embed_dim D, text_width W (of
-    `grounding_tokens`), scale (the logit scale, exponentiated), sha256 (of all tensors: the key of every cache and the
-    proof that it stayed frozen).
+    Attributes: mean, std (its own pixel statistics), image_size (px), embed_dim D, text_width W (of a token's state),
+    scale (the logit scale, exponentiated), sha256 (of all tensors: the key of every cache and the proof that it stayed
+    frozen).
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer, name: str, device: torch.device | str = "cpu"):
@@ -39,7 +41,7 @@ class Teacher:
         self.mean, self.std = tuple(preprocess["mean"]), tuple(preprocess["std"])
         size = model.visual.image_size
         self.image_size = size if isinstance(size, int) else size[0]
-        self.text_width = 2 * self.text.token_embedding.embedding_dim
+        self.text_width = self.text.token_embedding.embedding_dim
         self.embed_dim = self.encode_texts(["a"]).shape[1]
         self.scale = float(model.logit_scale.exp())
         self.sha256 = tensors_sha256(model.state_dict())
@@ -61,12 +63,12 @@ class Teacher:
         return F.normalize(torch.cat(parts).float(), dim=1)
 
     @torch.no_grad()
-    def token_features(self, texts: list[str], length: int = 48, batch: int = 256) -> list[Tensor]:
-        """N strings -> per string (L,W) fp32 on the CPU: `grounding_tokens`, [SOT] to [EOT].
+    def read(self, texts: list[str], length: int = 48, batch: int = 256) -> list["CommandTokens"]:
+        """N strings -> their tokens, [SOT] to [EOT], on the CPU.
 
         A command longer than `length` tokens is cut (with its [EOT] kept), with a warning that counts them.
         """
-        features = []
+        commands = []
         for start in range(0, len(texts), batch):
             tokens = self.tokenizer(texts[start : start + batch])
             lengths = tokens.argmax(1) + 1  # [EOT] has the highest id
@@ -74,9 +76,17 @@ class Teacher:
             if cut.any():
                 log.warning("%d commands are longer than %d tokens and were cut", int(cut.sum()), length)
                 tokens[cut, length - 1] = tokens[cut].max(1).values
-            hidden = grounding_tokens(self.text, tokens[:, :length].to(self.device)).float().cpu()
-            features += [row[:n].clone() for row, n in zip(hidden, lengths.clamp(max=length).tolist(), strict=True)]
-        return features
+            states = token_tower(self.text, tokens[:, :length].to(self.device)).float().cpu()
+            rows = zip(tokens, states, lengths.clamp(max=length).tolist(), strict=True)
+            commands += [CommandTokens(ids[:n].clone(), state[:n].clone()) for ids, state, n in rows]
+        return commands
+
+
+class CommandTokens(NamedTuple):
+    """A command as a grounding head takes it."""
+
+    ids: Tensor  # (L,) int64, of CLIP's tokenizer
+    states: Tensor  # (L,W) float32, the frozen tower's state of each token
 
 
 def token_tower(text: torch.nn.Module, tokens: Tensor) -> Tensor:
@@ -91,31 +101,23 @@ def token_tower(text: torch.nn.Module, tokens: Tensor) -> Tensor:
     return text.ln_final(x)
 
 
-def grounding_tokens(text: torch.nn.Module, tokens: Tensor) -> Tensor:
-    """What a grounding head is told of a command: (N,L) ids -> (N,L,W).
-
-    Each token's state after the tower (before pooling) beside its word embedding, both of unit variance. The embedding
-    is there so that which word stood where is not lost; its effect has one short trial of one seed behind it.
-    """
-    word = text.token_embedding(tokens)
-    state = token_tower(text, tokens)
-    return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in (state, word)], -1)
-
-
-class CommandFeatures:
-    """Frozen token features of every command, computed once and looked up by string.
+class CommandReader:
+    """The frozen tower's reading of every command, made once and looked up by string.
 
     Computed up front in a fixed order, so that a resumed run sees the same bits as an uninterrupted one.
     """
 
     def __init__(self, teacher: Teacher, texts: list[str], length: int):
         unique = sorted(set(texts))
-        self.table = dict(zip(unique, teacher.token_features(unique, length), strict=True))
-        self.width = teacher.text_width
+        self.table = dict(zip(unique, teacher.read(unique, length), strict=True))
 
-    def __call__(self, text: str) -> Tensor:
-        """A command that was announced at construction -> (L,W)."""
+    def __call__(self, text: str) -> CommandTokens:
+        """A command that was announced at construction."""
         return self.table[text]
+
+    def vocabulary(self, texts: Iterable[str]) -> Tensor:
+        """(V,) int64: the distinct token ids of these commands, ascending."""
+        return torch.unique(torch.cat([self.table[text].ids for text in texts]))
 
 
 def load_teacher(config, device: torch.device | str = "cpu") -> Teacher:

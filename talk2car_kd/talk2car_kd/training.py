@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from shared.loop import Loop
 
 from .embedded_teacher import contrastive_terms
+from .grounding import MODEL_INPUTS
 from .losses import DistillationLosses, Talk2CarLoss
 
 Targets = Callable[[dict], Tensor]  # batch -> teacher's image embeddings (N,D), cached or computed
@@ -67,10 +68,7 @@ def fine_tune_epoch(
     device = loop.world.device
     for batch in loop.batches(loader):
         with autocast(device, bf16):
-            inputs = (
-                batch[key].to(device, non_blocking=True) for key in ("images", "text_emb", "text_mask", "image_index")
-            )
-            outputs = model(*inputs)
+            outputs = model(*(batch[key].to(device, non_blocking=True) for key in MODEL_INPUTS))
         terms = criterion(outputs, batch["boxes_cxcywh"].to(device))
         loop.step(terms, ids=batch["tokens"], count=len(batch["tokens"]))
     return loop.close_epoch()

@@ -103,6 +103,7 @@ def load_grounding(path: Path) -> tuple[Talk2CarModel, dict[str, Any]]:
         raise CheckpointError(f"{path} holds no grounding head: give a {BEST} or {LAST} of Stage 2")
     student, head = Student(**state["student"]), Head(**state["head"])
     encoder = empty_like_student(student, state["teacher"]["embed_dim"])
-    model = Talk2CarModel(encoder, build_head(head, encoder.map_dim, state["teacher"]["text_width"]))
+    vocabulary = state["model"].get("head.words.vocabulary")
+    model = Talk2CarModel(encoder, build_head(head, encoder.map_dim, state["teacher"]["text_width"], vocabulary))
     checkpoint.load_into(model, state["model"])
     return model.eval(), state

@@ -15,6 +15,7 @@ from shared.metrics import bootstrap_interval
 from talk2car_kd import baselines, evaluation
 from talk2car_kd.boxes import to_unit_cxcywh
 from talk2car_kd.talk2car_annotations import Command
+from talk2car_kd.teacher import CommandTokens
 
 FRAME_WH = (1600, 900)
 
@@ -73,6 +74,7 @@ class Loader:
                 "image_index": torch.zeros(len(rows), dtype=torch.long),
                 "text_emb": text,
                 "text_mask": torch.ones(text.shape[:2], dtype=torch.bool),
+                "token_ids": torch.zeros(text.shape[:2], dtype=torch.long),
                 "index": torch.tensor(rows),
             }
 
@@ -90,7 +92,7 @@ class Echo(nn.Module):
         self.slack = nn.Parameter(torch.tensor(slack))
         self.frozen = nn.Dropout().eval()
 
-    def forward(self, images, text_emb, text_mask, image_index):
+    def forward(self, images, text_emb, text_mask, image_index, token_ids):
         assert not self.training and not torch.is_grad_enabled()
         seen = images[image_index].mean(dim=(1, 2, 3))[:, None]
         cx, cy, w, h = text_emb[:, 0].unbind(-1)
@@ -376,7 +378,7 @@ def test_shuffled_text_prefers_other_sentences():
 
 def test_controls_take_the_text_or_the_image_away():
     commands = [command(i, box, text=str(i)) for i, box in enumerate(c.box_xywh_px for c in random_commands(24))]
-    by_text = {c.text: features(c) for c in commands}
+    by_text = {c.text: CommandTokens(torch.ones(1, dtype=torch.long), features(c)) for c in commands}
     loader = Loader(commands)
     shuffled = baselines.with_shuffled_text(loader, by_text.__getitem__)
     assert evaluation.evaluate_talk2car(Echo(), loader, config())["ap50"] == 1.0
@@ -388,12 +390,17 @@ def test_controls_take_the_text_or_the_image_away():
 
 def test_shuffled_text_pads_and_masks():
     commands = [command(i, text=str(i)) for i in range(4)]
-    loader = baselines.with_shuffled_text(Loader(commands), lambda text: torch.ones(int(text) + 1, 2))
+
+    def reader(text):
+        return CommandTokens(torch.full((int(text) + 1,), 7), torch.ones(int(text) + 1, 2))
+
+    loader = baselines.with_shuffled_text(Loader(commands), reader)
     batch = next(iter(loader))
     lengths = [int(text) + 1 for text in baselines.shuffled_texts(commands)]
     assert batch["text_emb"].shape == (4, 4, 2)
     assert batch["text_mask"].sum(dim=1).tolist() == lengths
     assert torch.equal(batch["text_emb"][..., 0] > 0, batch["text_mask"])
+    assert torch.equal(batch["token_ids"] == 7, batch["text_mask"])
 
 
 # --- the real files ---

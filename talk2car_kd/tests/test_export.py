@@ -43,15 +43,15 @@ def session(exported):
 
 @pytest.mark.parametrize("command", ["stop", "turn left behind the red car", LONG])
 def test_ids_with_padding_read_like_the_teachers_own_tokens(grounder, command):
-    """The graph's padded ids and its mask against Teacher.token_features, which cuts the padding off."""
+    """The graph's padded ids and its mask against Teacher.read, which cuts the padding off."""
     image = torch.rand(1, 3, *grounder.input_hw, generator=torch.Generator().manual_seed(1))
     mean, std = (torch.tensor(grounder.record[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    tokens = grounder.teacher.token_features([command], grounder.text_len)[0][None]
+    text = grounder.teacher.read([command], grounder.text_len)[0]
     ids = token_ids_of(grounder, command)
     assert ids.shape == (1, grounder.text_len) and ids.dtype == torch.int64
     with torch.no_grad():
         boxes, scores = GroundingGraph(grounder).eval()(image, ids)
-        wanted = grounder.model((image - mean) / std, tokens)
+        wanted = grounder.model((image - mean) / std, text.states[None], token_ids=text.ids[None])
     torch.testing.assert_close(scores, wanted["score_map"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(boxes, wanted["boxes_cxcywh"], rtol=1e-4, atol=1e-5)
 

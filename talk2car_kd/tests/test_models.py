@@ -7,9 +7,12 @@ import torch
 from shared.errors import CheckpointError, ConfigError
 from talk2car_kd.grounding import (
     MEDIAN_BOX,
+    Join,
+    Packing,
     ProjectionGroundingHead,
     Talk2CarModel,
     TransformerGroundingHead,
+    Words,
     sentence_of,
     sine_positions,
 )
@@ -119,6 +122,42 @@ def test_the_box_is_the_best_cells(frames):
     out = model()(frames, tokens, mask, torch.tensor([0, 1, 1]))
     best = out["score_map"].flatten(1).argmax(1)
     torch.testing.assert_close(out["boxes_cxcywh"], out["cell_boxes"][torch.arange(3), best])
+
+
+def test_one_cell_answers_two_commands_with_two_boxes(frames):
+    tokens, mask = text(2)
+    net = model()
+    torch.nn.init.normal_(net.head.box.join.out.weight)
+    boxes = net(frames[:1], tokens, mask, torch.tensor([0, 0]))["cell_boxes"]
+    assert (boxes[0] - boxes[1]).abs().max() > 1e-3
+
+
+def test_a_join_is_a_hidden_layer_over_both():
+    join, packing = Join(8, 3), Packing(torch.tensor([1, 0, 1]), 2)
+    reg, cells = torch.randn(3, 8), torch.randn(2, 5, 8)
+    answer = packing.unpack(join(reg, join.of_cell(cells), packing))
+    both = torch.cat([cells[packing.index], reg[:, None].expand(3, 5, 8)], -1)
+    weight = torch.cat([join.of_cell.weight, join.of_command.weight], 1)
+    hidden = torch.nn.functional.linear(both, weight, join.of_cell.bias + join.of_command.bias)
+    torch.testing.assert_close(answer, join.out(torch.nn.functional.gelu(hidden)))
+
+
+def test_a_known_word_has_a_vector_and_a_strange_one_has_none():
+    words = Words(torch.tensor([3, 7, 49407]), 4)
+    vectors = words(torch.tensor([[7, 5], [49407, 3]]))
+    torch.testing.assert_close(vectors[0, 0], words.vectors[1])
+    torch.testing.assert_close(vectors[1], words.vectors[[2, 0]])
+    assert vectors[0, 1].eq(0).all()
+
+
+def test_the_words_reach_the_answer(frames):
+    net = Talk2CarModel(model().encoder, TransformerGroundingHead(24, 32, torch.arange(9), 32, 4, 64, 2, 1, 0.0)).eval()
+    tokens, mask = text(2)
+    ids = torch.arange(7).expand(2, 7)
+    one, other = (net(frames, tokens, mask, token_ids=i)["score_map"] for i in (ids, ids.flip(1)))
+    unknown, none = net(frames, tokens, mask, token_ids=ids + 100)["score_map"], net(frames, tokens, mask)["score_map"]
+    assert (one - other).abs().max() > 1e-4
+    torch.testing.assert_close(unknown, none)
 
 
 def test_untrained_heads_answer_with_the_median_box(frames):

@@ -46,9 +46,9 @@ def test_the_grounder_gives_the_models_own_box(tiny_run, grounder, image):
     h, w = tiny_run.config.stage2.input_hw
     pixels = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA) / 255
     pixels = torch.tensor((pixels - IMAGENET_MEAN) / IMAGENET_STD, dtype=torch.float32).permute(2, 0, 1)[None]
-    tokens = tiny_run.teacher.token_features([COMMANDS[0]])[0][None]
+    text = tiny_run.teacher.read([COMMANDS[0]])[0]
     with torch.no_grad():
-        cx, cy, bw, bh = tiny_run.model(pixels, tokens)["boxes_cxcywh"][0].tolist()
+        cx, cy, bw, bh = tiny_run.model(pixels, text.states[None], token_ids=text.ids[None])["boxes_cxcywh"][0].tolist()
     left, top = max(cx - bw / 2, 0), max(cy - bh / 2, 0)
     width, height = min(cx + bw / 2, 1) - left, min(cy + bh / 2, 1) - top
     expected = np.array([left, top, width, height])

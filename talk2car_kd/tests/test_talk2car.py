@@ -27,6 +27,7 @@ from talk2car_kd.talk2car import (
     read_commands,
     validate_talk2car,
 )
+from talk2car_kd.teacher import CommandTokens
 
 STORED_WH = (160, 90)  # a tenth of the annotation frame, on purpose
 INPUT_HW = (64, 96)
@@ -95,12 +96,13 @@ def commands(sound_root) -> list[Command]:
     return load_commands(find_talk2car(sound_root), "train")
 
 
-def _features(text: str) -> torch.Tensor:
-    return torch.full((len(text.split()), 8), float(len(text)))
+def _read(text: str) -> CommandTokens:
+    words = text.split()
+    return CommandTokens(torch.tensor([len(word) for word in words]), torch.full((len(words), 8), float(len(text))))
 
 
 def _dataset(commands, **options) -> Talk2CarDataset:
-    return Talk2CarDataset(commands, **{"input_hw": INPUT_HW, "text_features": _features, **options})
+    return Talk2CarDataset(commands, **{"input_hw": INPUT_HW, "reader": _read, **options})
 
 
 # Discovery and commands -----------------------------------------------------------------------------------------------
@@ -324,7 +326,7 @@ def test_flips_move_picture_box_and_words_together(commands):
         cx, cy, w, h = shown["box_cxcywh"]
         corners = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
         assert torch.allclose(corners, _bright(shown["image"]), atol=0.02)
-    assert item["text_emb"][0, 0] == len("park on the right")
+    assert item["text"].states[0, 0] == len("park on the right")
 
 
 def test_a_frame_is_flipped_only_with_all_its_commands(commands):
@@ -375,9 +377,9 @@ def test_colours_vary_by_epoch_and_seed_only_in_training(commands):
 
 
 def test_without_ground_truth_the_box_is_nan(sound_root):
-    dataset = _dataset(load_commands(find_talk2car(sound_root), "test"), text_features=None)
+    dataset = _dataset(load_commands(find_talk2car(sound_root), "test"), reader=None)
     assert dataset[0]["box_cxcywh"].isnan().all()
-    assert "text_emb" not in dataset[0]
+    assert "text" not in dataset[0]
     assert "text_emb" not in collate_grounding([dataset[0]])
 
 
@@ -404,7 +406,8 @@ def test_text_is_padded_and_masked(commands):
     assert batch["text_emb"].shape == (2, 5, 8)
     assert batch["text_mask"].tolist() == [[True] * 4 + [False], [True] * 5]
     assert (batch["text_emb"][~batch["text_mask"]] == 0).all()
-    assert torch.equal(batch["text_emb"][0, :4], items[0]["text_emb"])
+    assert torch.equal(batch["text_emb"][0, :4], items[0]["text"].states)
+    assert batch["token_ids"].tolist() == [[*items[0]["text"].ids.tolist(), 0], items[1]["text"].ids.tolist()]
 
 
 def test_batches_are_whole_frames(commands):
@@ -466,7 +469,7 @@ def test_worker_count_does_not_matter(commands):
     assert len(alone) == len(two) == 2
     for a, b in zip(alone, two, strict=True):
         assert torch.equal(a["images"], b["images"])
-        assert torch.equal(a["text_emb"], b["text_emb"])
+        assert torch.equal(a["text_emb"], b["text_emb"]) and torch.equal(a["token_ids"], b["token_ids"])
         assert a["commands"] == b["commands"]
 
 

@@ -11,7 +11,7 @@ from shared.run import World
 from talk2car_kd import embedded_teacher
 from talk2car_kd.config import Teacher as TeacherConfig
 from talk2car_kd.config import TeacherTraining
-from talk2car_kd.teacher import CommandFeatures, load_teacher
+from talk2car_kd.teacher import CommandReader, load_teacher
 from talk2car_kd.teacher_cache import CachedTargets, OnlineTargets, cache_key, cached_targets
 
 RECIPE = TeacherTraining(
@@ -41,14 +41,14 @@ def test_a_saved_teacher_comes_back_with_its_own_pixel_statistics(folder, teache
     weights = safetensors.torch.load_file(folder / embedded_teacher.WEIGHTS_NAME)
     assert all(torch.equal(weights[name], tensor) for name, tensor in teacher.model.state_dict().items())
     assert teacher.mean == (0.485, 0.456, 0.406) and teacher.image_size == 32
-    assert (teacher.embed_dim, teacher.text_width) == (16, 32)
+    assert (teacher.embed_dim, teacher.text_width) == (16, 16)
 
 
 def test_the_teacher_is_frozen_and_its_hash_proves_it(folder, teacher):
     assert not teacher.model.training
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
     teacher.encode_images(torch.randn(2, 3, 32, 32))
-    teacher.token_features(["stop here"])
+    teacher.read(["stop here"])
     assert load_teacher(named(f"local-dir:{folder}")).sha256 == teacher.sha256
 
 
@@ -71,17 +71,18 @@ def test_embeddings_are_unit_vectors(teacher):
         torch.testing.assert_close(embedding.norm(dim=1), torch.ones(3))
 
 
-def test_token_features_do_not_depend_on_padding_or_company(teacher):
-    alone = teacher.token_features(["turn left"])[0]
-    among = teacher.token_features(["park beside the second white truck on the right", "turn left"])[1]
-    assert alone.shape == (4, 32)  # [SOT] turn left [EOT]
+def test_reading_does_not_depend_on_padding_or_company(teacher):
+    alone = teacher.read(["turn left"])[0]
+    among = teacher.read(["park beside the second white truck on the right", "turn left"])[1]
+    assert alone.states.shape == (4, 16) and alone.ids.shape == (4,)  # [SOT] turn left [EOT]
     torch.testing.assert_close(alone, among, atol=1e-5, rtol=1e-5)
-    left, right = teacher.token_features(["the car on the left", "the car on the right"])
-    assert (left[5] - right[5]).abs().max() > 0.1  # the word that differs
+    left, right = teacher.read(["the car on the left", "the car on the right"])
+    assert (left.states[5] - right.states[5]).abs().max() > 0.1  # the word that differs
+    assert (left.ids != right.ids).nonzero().tolist() == [[5]]
 
 
 def test_the_state_of_the_tower_agrees_with_open_clip(teacher):
-    """The last token's state, normalised as grounding_tokens does, against open_clip's own text encoder."""
+    """The last token's state, normalised against open_clip's own text encoder."""
     text = teacher.text
     ids = teacher.tokenizer(["follow the bus"])
     hidden = embedded_teacher.encode_short(teacher.model, ids)
@@ -91,16 +92,16 @@ def test_the_state_of_the_tower_agrees_with_open_clip(teacher):
 
 def test_a_long_command_is_cut_with_its_end_kept_and_counted(teacher, caplog):
     with caplog.at_level(logging.WARNING):
-        (tokens,) = teacher.token_features(["very " * 60], length=20)
-    assert len(tokens) == 20
+        (tokens,) = teacher.read(["very " * 60], length=20)
+    assert len(tokens.ids) == len(tokens.states) == 20
     assert "1 commands are longer than 20 tokens" in caplog.text
-    end = teacher.text.token_embedding.weight[49407]
-    torch.testing.assert_close(tokens[-1, 16:], torch.nn.functional.layer_norm(end, (16,)), atol=1e-5, rtol=1e-5)
+    assert tokens.ids[0] == 49406 and tokens.ids[-1] == 49407  # [SOT], [EOT]
 
 
-def test_command_features_are_those_of_the_teacher(teacher):
-    features = CommandFeatures(teacher, ["stop", "go", "stop"], 48)
-    torch.testing.assert_close(features("go"), teacher.token_features(["go"])[0], atol=1e-5, rtol=1e-5)
+def test_the_reader_reads_as_the_teacher_and_knows_the_words(teacher):
+    reader = CommandReader(teacher, ["stop", "go", "stop"], 48)
+    torch.testing.assert_close(reader("go"), teacher.read(["go"])[0], atol=1e-5, rtol=1e-5)
+    assert reader.vocabulary(["go", "go"]).tolist() == reader("go").ids.sort().values.tolist()
 
 
 class Regions(torch.utils.data.Dataset):

@@ -13,7 +13,7 @@ from shared.loop import LoopSettings
 from ..config import PACKAGE_ROOT, Config
 from ..images import IMAGENET_MEAN, IMAGENET_STD
 from ..talk2car import Command, FrameBatchSampler, Talk2CarDataset, collate_grounding
-from ..teacher import CommandFeatures
+from ..teacher import CommandReader
 from ..world import WorldSpec, write_world
 
 
@@ -72,7 +72,7 @@ def region_loader(ctx: Context, dataset, sampler) -> DataLoader:
     return run_module.make_loader(dataset, sampler, workers=training.workers, timeout_s=training.loader_timeout_s)
 
 
-def grounding_loader(ctx: Context, commands: list[Command], features: CommandFeatures, *, train: bool):
+def grounding_loader(ctx: Context, commands: list[Command], reader: CommandReader, *, train: bool):
     """(loader, its batch sampler): batches of whole frames with all their commands; training draws, flips and colours,
     evaluation walks in order."""
     stage2, training = ctx.config.stage2, ctx.config.training
@@ -80,7 +80,7 @@ def grounding_loader(ctx: Context, commands: list[Command], features: CommandFea
         commands,
         input_hw=stage2.input_hw,
         frame_wh=stage2.frame_wh,
-        text_features=features,
+        reader=reader,
         train=train,
         flip=stage2.flip,
         colour=stage2.colour,

@@ -63,7 +63,7 @@ def _loop(ctx: Context, student: nn.Module, criterion: DistillationLosses, sampl
         run=ctx.run,
         world=ctx.world,
         model=ctx.wrapped(student),
-        optimizer=torch.optim.AdamW(groups, betas=stage1.betas),
+        optimizer=torch.optim.AdamW(groups, betas=stage1.betas, fused=True),
         schedule=lambda step, total: warmup_cosine(step, total, stage1.warmup),
         weights=criterion.weights,
         sampler=sampler,

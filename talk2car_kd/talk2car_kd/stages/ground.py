@@ -17,7 +17,7 @@ from ..grounding import Talk2CarModel, build_head
 from ..losses import Talk2CarLoss
 from ..student import build_student, parameter_count
 from ..talk2car import Command, find_talk2car, load_commands
-from ..teacher import CommandFeatures, Teacher
+from ..teacher import CommandReader, Teacher
 from ..training import fine_tune_epoch
 from ..weights import BEST, DISTILLED, LAST, load_distilled, newest, save_weights
 from .context import Context, grounding_loader, in_package
@@ -35,12 +35,14 @@ def fine_tune(ctx: Context, checkpoint: Path | None = None) -> None:
     source = _source(ctx, checkpoint)
     teacher = teacher_of(ctx, source)
     encoder = _encoder(ctx, teacher, source)
-    model = Talk2CarModel(encoder, build_head(stage2.head, encoder.map_dim, teacher.text_width)).to(ctx.world.device)
     train, val = commands_of(ctx, "train"), commands_of(ctx, "val")
     train = label_subset(train, stage2.label_fraction, config.training.seed)
-    features = command_features(teacher, train + val, stage2.text_len)
-    loader, sampler = grounding_loader(ctx, train, features, train=True)
-    val_loader, _ = grounding_loader(ctx, val, features, train=False)
+    reader = command_reader(teacher, train + val, stage2.text_len)
+    loader, sampler = grounding_loader(ctx, train, reader, train=True)
+    val_loader, _ = grounding_loader(ctx, val, reader, train=False)
+    vocabulary = reader.vocabulary(loader.dataset.texts)
+    head = build_head(stage2.head, encoder.map_dim, teacher.text_width, vocabulary)
+    model = Talk2CarModel(encoder, head).to(ctx.world.device)
     ctx.run.log.info("%d training commands in %d batches; model %.2f M parameters", len(train), len(sampler),
                      parameter_count(model) / 1e6)  # fmt: skip
     loop = _loop(ctx, model, sampler)
@@ -121,7 +123,7 @@ def _loop(ctx: Context, model: nn.Module, sampler) -> Loop:
         run=ctx.run,
         world=ctx.world,
         model=ctx.wrapped(model),
-        optimizer=torch.optim.AdamW(groups),
+        optimizer=torch.optim.AdamW(groups, fused=True),
         schedule=lambda step, total: warmup_cosine(step, total, stage2.warmup),
         weights=stage2.loss.model_dump(),
         sampler=sampler,
@@ -147,8 +149,8 @@ def label_subset(commands: list[Command], fraction: float, seed: int) -> list[Co
     return [command for command in commands if command.sample_token in kept]
 
 
-def command_features(teacher: Teacher, commands: list[Command], length: int) -> CommandFeatures:
-    """Token features of all commands and of their mirror images."""
+def command_reader(teacher: Teacher, commands: list[Command], length: int) -> CommandReader:
+    """Reads all these commands and their mirror images."""
     texts = {command.text for command in commands}
     flipped = {flip_command(text) for text in texts} - {None}
-    return CommandFeatures(teacher, sorted(texts | flipped), length)
+    return CommandReader(teacher, sorted(texts | flipped), length)

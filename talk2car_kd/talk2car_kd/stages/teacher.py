@@ -37,7 +37,7 @@ def train_teacher(ctx: Context) -> None:
         run=ctx.run,
         world=ctx.world,
         model=model,
-        optimizer=torch.optim.AdamW(groups, betas=(0.9, 0.98)),
+        optimizer=torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True),
         schedule=warmup_cosine,
         weights={"clip": 1.0},
         sampler=sampler,

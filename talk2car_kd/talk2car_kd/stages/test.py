@@ -14,7 +14,7 @@ from ..run_report import write_report
 from ..talk2car import Command, find_talk2car, read_commands
 from ..weights import BEST, load_grounding, refuse_other
 from .context import Context, grounding_loader
-from .ground import command_features, commands_of
+from .ground import command_reader, commands_of
 from .teacher import teacher_of
 
 HEADLINE = ("n", "ap50", "ap50_95", "average_iou")
@@ -54,8 +54,8 @@ def test(ctx: Context, outputs: Outputs, checkpoint: Path | None = None) -> dict
     commands = {split: commands_of(ctx, split) for split in _splits(ctx)}
     if not any(commands.values()):
         raise DataError(f"{ctx.talk2car_root}: no command is left to test, every image is missing; see --validate")
-    features = command_features(teacher, [c for rows in commands.values() for c in rows], record["text_len"])
-    results = {split: _judge(ctx, split, model, rows, features, outputs) for split, rows in commands.items() if rows}
+    reader = command_reader(teacher, [c for rows in commands.values() for c in rows], record["text_len"])
+    results = {split: _judge(ctx, split, model, rows, reader, outputs) for split, rows in commands.items() if rows}
     scores = {split: result.scores for split, result in results.items()}
     if ctx.world.is_main:
         write_atomic(
@@ -73,10 +73,10 @@ def _splits(ctx: Context) -> list[str]:
     return splits
 
 
-def _judge(ctx: Context, split: str, model, commands: list[Command], features, outputs: Outputs) -> SplitResult:
+def _judge(ctx: Context, split: str, model, commands: list[Command], reader, outputs: Outputs) -> SplitResult:
     """Predict, draw and score one split."""
     config = ctx.config
-    loader, _ = grounding_loader(ctx, commands, features, train=False)
+    loader, _ = grounding_loader(ctx, commands, reader, train=False)
     folder = ctx.run.path / "visualizations" / split if outputs.visualize else None
     records = inference_and_visualize(model, loader, config, folder, world=ctx.world, device=ctx.world.device)
     if outputs.generate_predictions and ctx.world.is_main:
@@ -90,11 +90,11 @@ def _judge(ctx: Context, split: str, model, commands: list[Command], features, o
     interval = " [{:.4f}, {:.4f}]".format(*scores["intervals"]["ap50"]) if "intervals" in scores else ""
     ctx.run.log.info("%s: AP50 %.4f%s, mean IoU %.4f, n %d %s", split, scores["ap50"], interval,
                      scores["average_iou"], scores["n"], config.data.mark)  # fmt: skip
-    comparison = _compare(ctx, model, loader, features, commands, scores)
+    comparison = _compare(ctx, model, loader, reader, commands, scores)
     return SplitResult(records, scores, comparison)
 
 
-def _compare(ctx: Context, model, loader, features, commands: list[Command], scores: dict) -> dict[str, dict]:
+def _compare(ctx: Context, model, loader, reader, commands: list[Command], scores: dict) -> dict[str, dict]:
     """The rows that say what a score is worth: floors without a model, and the same model with half its input gone."""
 
     def judged(changed) -> dict:
@@ -102,7 +102,7 @@ def _compare(ctx: Context, model, loader, features, commands: list[Command], sco
 
     rows = {"this model": scores}
     try:
-        rows["the same, commands shuffled"] = judged(baselines.with_shuffled_text(loader, features))
+        rows["the same, commands shuffled"] = judged(baselines.with_shuffled_text(loader, reader))
     except DataError as error:
         ctx.run.log.warning("no shuffled-text control: %s", error)
     rows["the same, blank images"] = judged(baselines.with_blank_images(loader))
