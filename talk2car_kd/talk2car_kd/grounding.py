@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 MODEL_INPUTS = ("images", "text_emb", "text_mask", "image_index", "token_ids")  # of a batch, as forward takes them
 
+CONTEXT_LENGTH = 77  # tokens that CLIP reads at most
+
 # Start of the learned gain on what comes from the frozen text tower (LayerScale, Touvron et al., 2103.17239): the
 # trainable words lead at first.
 TEXT_GAIN = 0.1
@@ -125,7 +127,8 @@ class DecoderLayer(nn.Module):
 
 
 class Words(nn.Module):
-    """A trainable vector for every token of the training commands; a token never seen there gets zeros.
+    """A trainable vector for every token of the training commands, zeros for a token never seen there, and one for
+    every place in a command.
 
     The frozen tower says what a word means; which words decide *here* (left, second, white) is quicker to learn from
     vectors of their own.
@@ -135,10 +138,12 @@ class Words(nn.Module):
         super().__init__()
         self.register_buffer("vocabulary", vocabulary)
         self.vectors = nn.Parameter(torch.randn(len(vocabulary), d))
+        self.places = nn.Parameter(torch.randn(CONTEXT_LENGTH, d) * 0.02)
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """(B,L) int64 -> (B,L,d)."""
-        return (token_ids[..., None] == self.vocabulary).to(self.vectors.dtype) @ self.vectors
+        known = (token_ids[..., None] == self.vocabulary).to(self.vectors.dtype)
+        return known @ self.vectors + self.places[: token_ids.shape[1]]
 
 
 class TextLayer(nn.Module):
@@ -206,10 +211,11 @@ class TransformerGroundingHead(nn.Module):
         """
         h, w = feature_map.shape[-2:]
         cells = self.cell_in(feature_map.flatten(2).transpose(1, 2))
-        placed = cells + sine_positions(h, w, cells.shape[-1], cells.device).to(cells.dtype)
+        positions = sine_positions(h, w, cells.shape[-1], cells.device).to(cells.dtype)
+        placed = cells + positions
         packing = Packing(image_index, len(feature_map))
         x, mask = self._queries(*with_tokens(text_emb, text_mask), token_ids)
-        keys, scores = self.score.keys(placed), []
+        keys, scores = self.score.keys(placed, positions), []
         for layer in self.layers:
             looked_from = x
             x = layer(x, mask, placed, packing)
@@ -225,9 +231,10 @@ class TransformerGroundingHead(nn.Module):
         }
 
     def _queries(self, tokens: Tensor, mask: Tensor, token_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        reg = self.reg + self.text_gain * self.sentence_in(sentence_of(tokens, mask))
         words = tokens.new_zeros(*tokens.shape[:2], len(self.reg)) if token_ids is None else self.words(token_ids)
-        x = torch.cat([reg[:, None], self.word_in(words) + self.text_gain * self.text_in(tokens)], 1)
+        words = self.word_in(words)
+        reg = self.reg + self.text_gain * self.sentence_in(sentence_of(tokens, mask))
+        x = torch.cat([reg[:, None], words + self.text_gain * self.text_in(tokens)], 1)
         mask = F.pad(mask, (1, 0), value=True)
         for layer in self.text_layers:
             x = layer(x, mask)
@@ -235,27 +242,33 @@ class TransformerGroundingHead(nn.Module):
 
 
 class CellScore(nn.Module):
-    """How well each cell answers the query, as the sum of two readings of [REG] and cell.
+    """How well each cell answers the query, as the sum of three readings of [REG] and cell.
 
-    The inner product of what [REG] asks for and what a cell offers (Vaswani et al., 1706.03762), and a small network
-    on both (additive attention, Bahdanau et al., 1409.0473), which can ask for two things *at once*.
+    The inner product of what [REG] asks for and what a cell offers (Vaswani et al., 1706.03762); a small network on
+    both (additive attention, Bahdanau et al., 1409.0473), which can ask for two things *at once*; and the inner product
+    with the bare position, so that left and right need not be learned through what stands there (content and place
+    apart, as in Conditional DETR, Meng et al., 2108.06152).
     """
 
     def __init__(self, d: int):
         super().__init__()
         self.offer = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
         self.ask = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
+        self.where = nn.Linear(d, d)
         self.join = Join(d, 1)
 
-    def keys(self, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """cells (F,n,d) -> what they offer and their part of the join, each (F,n,d): once for all layers."""
-        return self.offer(cells), self.join.of_cell(cells)
+    def keys(self, cells: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """cells (F,n,d), positions (n,d) -> what forward needs of them, once for all layers."""
+        return self.offer(cells), self.join.of_cell(cells), positions
 
-    def forward(self, reg: Tensor, keys: tuple[Tensor, Tensor], packing: Packing) -> Tensor:
+    def forward(self, reg: Tensor, keys: tuple[Tensor, Tensor, Tensor], packing: Packing) -> Tensor:
         """reg (B,d), keys of the cells -> logits (B,n)."""
-        offered, joined = keys
-        product = packing.pack(self.ask(reg)) @ offered.transpose(1, 2) / math.sqrt(offered.shape[-1])
-        return packing.unpack(product + self.join(reg, joined, packing).squeeze(-1))
+        offered, joined, positions = keys
+        content = packing.pack(self.ask(reg)) @ offered.transpose(1, 2)
+        place = self.where(reg) @ positions.T
+        both = self.join(reg, joined, packing).squeeze(-1)
+        scale = math.sqrt(positions.shape[-1])
+        return packing.unpack(content / scale + both) + place / scale
 
 
 class Join(nn.Module):
