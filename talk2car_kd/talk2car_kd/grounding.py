@@ -16,6 +16,7 @@ from torch import Tensor, nn
 MODEL_INPUTS = ("images", "text_emb", "text_mask", "image_index", "token_ids")  # of a batch, as forward takes them
 
 CONTEXT_LENGTH = 77  # tokens that CLIP reads at most
+UNKNOWN = -1  # the id of no token
 
 # Start of the learned gain on what comes from the frozen text tower (LayerScale, Touvron et al., 2103.17239): the
 # trainable words lead at first.
@@ -231,8 +232,9 @@ class TransformerGroundingHead(nn.Module):
         }
 
     def _queries(self, tokens: Tensor, mask: Tensor, token_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        words = tokens.new_zeros(*tokens.shape[:2], len(self.reg)) if token_ids is None else self.words(token_ids)
-        words = self.word_in(words)
+        if token_ids is None:
+            token_ids = torch.full(tokens.shape[:2], UNKNOWN, device=tokens.device)
+        words = self.word_in(self.words(token_ids))
         reg = self.reg + self.text_gain * self.sentence_in(sentence_of(tokens, mask))
         x = torch.cat([reg[:, None], words + self.text_gain * self.text_in(tokens)], 1)
         mask = F.pad(mask, (1, 0), value=True)
@@ -284,7 +286,7 @@ class Join(nn.Module):
 
     def forward(self, reg: Tensor, joined: Tensor, packing: Packing) -> Tensor:
         """reg (B,d), joined = of_cell(cells) (F,n,d) -> packed (F,M,n,out)."""
-        return self.out(F.gelu(packing.pack(self.of_command(reg))[:, :, None] + joined[:, None]))
+        return self.out(F.relu(packing.pack(self.of_command(reg))[:, :, None] + joined[:, None]))
 
 
 class CellBox(nn.Module):

@@ -8,6 +8,7 @@ can be rebuilt without the configuration and refused where it does not fit.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,8 @@ from .grounding import Talk2CarModel, build_head
 from .images import IMAGENET_MEAN, IMAGENET_STD
 from .student import empty_like_student
 from .teacher import Teacher
+
+log = logging.getLogger(__name__)
 
 DISTILLED, BEST, LAST = "distilled_weights.pth", "talk2car_best.pth", "talk2car_last.pth"
 
@@ -55,9 +58,15 @@ def save_weights(
 def newest(results: Path, name: str, config_hash: str | None = None) -> Path:
     """The file `name` of all runs below `results` that was made last, by the time its own manifest records.
 
-    config_hash: only runs of this configuration count. Raises CheckpointError when there is none.
+    config_hash: only runs of this configuration count. A file whose manifest is damaged is named in a warning and
+    passed over. Raises CheckpointError when there is none.
     """
-    found = [(checkpoint.manifest(path)["extra"]["created"], path) for path in sorted(results.glob(f"*/{name}"))]
+    found = []
+    for path in sorted(results.glob(f"*/{name}")):
+        try:
+            found.append((checkpoint.manifest(path)["extra"]["created"], path))
+        except CheckpointError as error:
+            log.warning("passed over: %s", error)
     fitting = [item for item in found if config_hash in (None, config_hash_of(item[1].parent))]
     if fitting:
         return max(fitting)[1]

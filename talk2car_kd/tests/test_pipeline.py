@@ -6,14 +6,16 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import talk2car_kd
 from shared import checkpoint
+from shared.errors import ConfigError
 from talk2car_kd import pipeline, weights
-from talk2car_kd.stages import ground
+from talk2car_kd.stages import distill, ground
 
 TINY = Path(__file__).parent / "tiny.yaml"
 PUBLIC = (
@@ -205,6 +207,23 @@ def test_newest_is_by_the_recorded_time_whatever_the_files_say(work):
     manifest.write_text(json.dumps(record))
     (second / "distilled_weights.pth").touch()  # a later file time does not make it newer
     assert weights.newest(work / "results", weights.DISTILLED) == first / "distilled_weights.pth"
+
+
+def test_a_run_with_a_damaged_manifest_is_named_and_passed_over(work, caplog):
+    (first,) = runs(work)
+    second = Path(shutil.copytree(first, work / "results" / "damaged"))
+    (second / "distilled_weights.pth.json").write_text("{")
+    with caplog.at_level("WARNING"):
+        assert weights.newest(work / "results", weights.DISTILLED) == first / "distilled_weights.pth"
+    assert "passed over" in caplog.text and str(second) in caplog.text
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused():
+    context = SimpleNamespace(
+        config=SimpleNamespace(stage1=SimpleNamespace(batch_size=10)), world=SimpleNamespace(size=4)
+    )
+    with pytest.raises(ConfigError, match=r"batch_size 10 .* does not divide by 4: .* take 8"):
+        distill._training_data(context, None, None)
 
 
 def test_weights_of_another_backbone_or_map_or_teacher_are_refused(work, capsys):

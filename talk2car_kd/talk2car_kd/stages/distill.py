@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from shared import run as run_module
+from shared.errors import ConfigError
 from shared.loop import Loop
 from shared.optim import lr_groups, warmup_cosine
 
@@ -95,6 +96,11 @@ def _dataset(ctx: Context, split: RegionSplit, *, train: bool, teacher: Teacher 
 
 def _training_data(ctx: Context, split: RegionSplit, teacher: Teacher):
     stage1 = ctx.config.stage1
+    if stage1.batch_size % ctx.world.size:
+        raise ConfigError(
+            f"stage1.batch_size {stage1.batch_size} is of all processes and does not divide by {ctx.world.size}: the "
+            f"contrast needs equal shares; take {max(stage1.batch_size // ctx.world.size, 1) * ctx.world.size}"
+        )
     dataset = _dataset(ctx, split, train=True, teacher=None if stage1.cache_teacher else teacher)
     sampler = ImageGroupedBatchSampler(
         split.regions,
