@@ -35,7 +35,7 @@ from talk2car_kd.images import read_rgb
 from talk2car_kd.inference import inference_and_visualize
 from talk2car_kd.losses import gaussian_targets
 from talk2car_kd.stages.context import Context, data_roots, grounding_loader
-from talk2car_kd.stages.ground import command_features, commands_of
+from talk2car_kd.stages.ground import command_reader, commands_of
 from talk2car_kd.stages.teacher import teacher_of
 from talk2car_kd.visualization import contact_sheet, draw_record, heat_of, overlay_heat
 from talk2car_kd.weights import BEST, load_grounding, newest, refuse_other
@@ -80,8 +80,8 @@ def predicted(ctx: Context) -> list[Record]:
     frames = list(dict.fromkeys(command.sample_token for command in commands))
     kept = set(frames[:: max(1, len(frames) // FRAMES)])
     commands = [command for command in commands if command.sample_token in kept]
-    features = command_features(teacher, commands, record["text_len"])
-    loader, _ = grounding_loader(ctx, commands, features, train=False)
+    reader = command_reader(teacher, commands, record["text_len"])
+    loader, _ = grounding_loader(ctx, commands, reader, train=False)
     return inference_and_visualize(model, loader, ctx.config, pictures=len(commands))
 
 

@@ -59,14 +59,18 @@ def newest(results: Path, name: str, config_hash: str | None = None) -> Path:
     """The file `name` of all runs below `results` that was made last, by the time its own manifest records.
 
     config_hash: only runs of this configuration count. A file whose manifest is damaged is named in a warning and
-    passed over. Raises CheckpointError when there is none.
+    passed over while there is another. Raises CheckpointError when there is none.
     """
-    found = []
+    found, damaged = [], []
     for path in sorted(results.glob(f"*/{name}")):
         try:
             found.append((checkpoint.manifest(path)["extra"]["created"], path))
         except CheckpointError as error:
-            log.warning("passed over: %s", error)
+            damaged.append(error)
+    if damaged and not found:
+        raise damaged[0]
+    for error in damaged:
+        log.warning("passed over: %s", error)
     fitting = [item for item in found if config_hash in (None, config_hash_of(item[1].parent))]
     if fitting:
         return max(fitting)[1]
