@@ -1,0 +1,80 @@
+"""The detector's three losses, named and unweighted; `WEIGHTS` are the published ones (facts 2.3).
+
+    cls  focal loss over all anchors that are not ignored, divided by the number of positives
+    reg  smooth L1 of the seven box numbers, summed, mean over the positives
+    dir  cross-entropy of the half turn, mean over the positives
+
+Angles are compared by the sine of their difference, so that half a turn costs nothing (the direction decides it).
+A batch without positives gives reg = dir = 0 and a finite cls: it divides by at least 1.
+"""
+
+# B frames, N anchors of a frame, A anchors of a cell, K positives of the batch, C classes
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .network import Predictions
+from .targets import IGNORED, Targets
+
+WEIGHTS: Mapping[str, float] = {"cls": 1.0, "reg": 2.0, "dir": 0.2}
+ALPHA, GAMMA = 0.25, 2.0
+BETA = 1 / 9  # below it smooth L1 is quadratic
+
+
+def detection_losses(
+    predictions: Predictions, targets: Targets, *, published_angle_loss: bool = False
+) -> dict[str, Tensor]:
+    """Maps of the head and targets -> {"cls", "reg", "dir"}, scalars float32.
+
+    published_angle_loss: the published weights' own angle term (its target uses the cosine of the already overwritten
+    prediction: facts 2.3 quirk a), for continuing their training. The default is the intended one.
+    """
+    logits, deltas, directions = flat_predictions(predictions, targets.background)
+    positive = targets.positive
+    count = positive.sum().clamp(min=1)  # stays on the device: no host read in a step
+    wanted, angle = targets.deltas[positive], _published_angles if published_angle_loss else sine_difference
+    shape = F.smooth_l1_loss(deltas[positive][:, :6], wanted[:, :6], reduction="sum", beta=BETA)
+    turn = angle(deltas[positive][:, 6], wanted[:, 6])
+    turn = F.smooth_l1_loss(turn, torch.zeros_like(turn), reduction="sum", beta=BETA)
+    direction = F.cross_entropy(directions[positive], targets.directions[positive], reduction="sum")
+    return {
+        "cls": focal_loss(logits, targets.classes, targets.background) / count,
+        "reg": (shape + turn) / count,
+        "dir": direction / count,
+    }
+
+
+def flat_predictions(predictions: Predictions, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The maps by anchor, in float32: logits (B,N,C), deltas (B,N,7), direction logits (B,N,2)."""
+    sizes = (classes, 7, 2)
+    return tuple(
+        part.float().permute(0, 2, 3, 1).reshape(len(part), -1, size)
+        for part, size in zip(predictions, sizes, strict=True)
+    )
+
+
+def focal_loss(logits: Tensor, classes: Tensor, background: int) -> Tensor:
+    """Sum over anchors that are not ignored: logits (B,N,C), classes (B,N) -> scalar.
+
+    -alpha_t (1 - p_t)^gamma log p_t of the sigmoid of every class (Lin et al., 1708.02002, equation 5).
+    """
+    logits, classes = logits[classes != IGNORED], classes[classes != IGNORED]
+    truth = F.one_hot(classes, background + 1)[:, :background].to(logits.dtype)
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    probability = logits.sigmoid()
+    miss = truth * (1 - probability) + (1 - truth) * probability
+    weight = truth * ALPHA + (1 - truth) * (1 - ALPHA)
+    return (weight * miss**GAMMA * entropy).sum()
+
+
+def sine_difference(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """sin(predicted - wanted), written as the paper's encoding does: sin p cos t against cos p sin t (K,)."""
+    return predicted.sin() * wanted.cos() - predicted.cos() * wanted.sin()
+
+
+def _published_angles(predicted: Tensor, wanted: Tensor) -> Tensor:
+    overwritten = predicted.sin() * wanted.cos()
+    return overwritten - overwritten.cos() * wanted.sin()
