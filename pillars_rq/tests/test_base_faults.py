@@ -1,0 +1,44 @@
+"""The training of a base detector under the faults of `shared.faults`."""
+
+from pathlib import Path
+
+import pytest
+from base_samples import TINY, write_root
+
+from pillars_rq import base_training
+from shared.faults import FaultSuite, TrainingCommand
+
+
+def argv(work: Path) -> list[str]:
+    settings = [f"data.dir={work / 'kitti'}", f"data.results_dir={work / 'results'}"]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    return ["--run", "t", "--config", str(work / "tiny.yaml"), *sets]
+
+
+COMMAND = TrainingCommand(
+    name="base",
+    main=base_training.main,
+    argv=argv,
+    script=Path(__file__).parents[1] / "train_pointpillars.py",
+    run_folder=lambda work: work / "results" / "t",
+    stage=base_training.STAGE,
+    weights=base_training.WEIGHTS,
+    evaluation=(base_training, "evaluate_base"),
+    preparation={"data": (base_training, "datasets"), "teacher": (base_training, "make_anchors")},
+    workers=lambda count: ["--set", f"training.workers={count}"],
+    another_seed=["--set", "training.seed=1", "--run", "other"],
+)
+
+
+class TestBase(FaultSuite):
+    command = COMMAND
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def prepared(cls, tmp_path_factory) -> Path:
+        work = tmp_path_factory.mktemp("prepared") / "work"
+        (work / "results/t").mkdir(parents=True)
+        (work / "results/t/run.lock").touch()  # the suite looks into it before the first run has made its folder
+        write_root(work / "kitti")
+        (work / "tiny.yaml").write_text(TINY)
+        return work
