@@ -1,0 +1,272 @@
+"""The evaluations' output: one (n, k) or all of them, beside the baselines, as table, plot, JSON and one HTML page.
+
+<saved_path>-eval/<checkpoint>-3x64.json                    --mode eval, with KITTI result files in .../data/
+<saved_path>-grid/{grid.json, grid.png, report.html, cells/}   --mode grid
+<saved_path>/report.html                                    training
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from shared import benchmark
+from shared.config import to_yaml
+from shared.report import Report, curves
+from shared.storage import storage_error, write_atomic
+
+from . import evaluate
+from .cells import Cell, base_sender, baseline_senders, fingerprint, measured, rows_of, rq_senders
+from .checkpoints import Loaded, check_point
+from .config import RqConfig
+from .detector import FrozenDetector
+from .kitti.results import write_result_files
+from .pictures import BevView, compare
+from .progressive import describe, stages_of
+from .rq.codebooks import OperatingPointError
+from .rq_data import Data
+from .senders import Stream
+from .session import Session, feature_pool
+
+PICTURES = 3
+PACKAGES = ("torch", "numpy", "numba")
+HEADERS = (
+    "sent", "bits/pillar", "bytes/frame", "p50", "p95", "relMSE", "mAP 3D mod. R40", "R11", "drop R40", "x dense fp32",
+    "x sparse fp16", "x raw cloud", "x cloud at 6 bit (cited)", "encode ms", "decode ms",
+)  # fmt: skip
+
+
+# --- one operating point ----------------------------------------------------------------------------------------------
+
+
+def evaluate_point(config: RqConfig, detector: FrozenDetector, loaded: Loaded, data: Data, folder: Path) -> dict:
+    """--mode eval: one (n, k) for all frames, or each frame's best within --target-kb; baselines beside it."""
+    settings = config.evaluation
+    if settings.target_kb is not None:
+        sender = Stream(loaded.codec, target_bytes=int(1000 * settings.target_kb), beam=settings.beam)
+        label = f"within {settings.target_kb:g} kB"
+    else:
+        sender = Stream(loaded.codec, settings.use_num_codebook, settings.use_num_embedding, beam=settings.beam)
+        label = sender.name
+    training = config.training
+    indices = range(len(data.val))
+    results = evaluate.judge(detector, data.val, indices, sender, workers=training.num_workers,
+                             timeout_s=training.loader_timeout_s)  # fmt: skip
+    found = evaluate.summary(results, data.val, detector, data.labelled)
+    cell = Cell(label, "rq", found, [one.index for one in results], [one.detections for one in results])
+    base_cells = _baseline_cells(config, detector, loaded, data, folder / "cells")
+    name = f"{loaded.path.stem}-{label.replace(' ', '-')}"
+    rows = rows_of(cell, data.val, detector.class_names)
+    ids = [data.val.infos[i].frame_id for i in cell.indices]
+    write_result_files(folder / name / "data", dict(zip(ids, rows, strict=True)))
+    cells = [cell, *base_cells]
+    print(table_text(cells, data.mark), flush=True)
+    return _write_json(folder / f"{name}.json", "eval", cells, config, loaded, data)
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def evaluate_grid(config: RqConfig, detector: FrozenDetector, loaded: Loaded, data: Data, folder: Path) -> dict:
+    """--mode grid: every (n, k) of one checkpoint, the base and the baselines; continues where it was cut."""
+    points = grid_points(config, loaded)
+    indices = range(len(data.val))
+    cells = []
+    for kind, sender in [("base", base_sender()), *(("rq", one) for one in rq_senders(config, loaded, points))]:
+        key = fingerprint(
+            detector, loaded if kind == "rq" else None, data, indices, config.evaluation.beam, sender.name
+        )
+        cells.append(measured(folder / "cells", kind, sender, key, config, detector, data, indices))
+        print(_progress(cells[-1]), flush=True)
+    cells += _baseline_cells(config, detector, loaded, data, folder / "cells")
+    print(table_text(cells, data.mark), flush=True)
+    found = _write_json(folder / "grid.json", "grid", cells, config, loaded, data)
+    _grid_page(folder, cells, config, loaded, data, detector)
+    return found
+
+
+def grid_points(config: RqConfig, loaded: Loaded) -> list[tuple[int, int]]:
+    """The cells to measure; OperatingPointError for one the checkpoint does not hold."""
+    held = loaded.codec.quantizer.points()
+    if not held:
+        raise OperatingPointError(f"{loaded.path} holds no finished book: train further")
+    for n, k in config.evaluation.grid_cells or ():
+        check_point(loaded, n, k)
+    return list(config.evaluation.grid_cells or held)
+
+
+def _baseline_cells(config: RqConfig, detector, loaded: Loaded, data: Data, folder: Path) -> list[Cell]:
+    limit = config.evaluation.baseline_frames
+    indices = range(len(data.val))[:limit]
+    if not len(indices):
+        return []
+    pool = feature_pool(config, detector, data)
+    cells = []
+    for sender in baseline_senders(detector, pool):
+        key = fingerprint(detector, None, data, indices, config.training.seed, sender.name)
+        cells.append(measured(folder, "baseline", sender, key, config, detector, data, indices))
+    return cells
+
+
+def _progress(cell: Cell) -> str:
+    score = cell.found.get("map_3d_moderate_r40")
+    return f"{cell.name}: {f'mAP {score:.2f}, ' if score is not None else ''}relMSE {cell.found['rel_mse']:.4f}"
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def table(cells: Sequence[Cell]) -> list[list[Any]]:
+    """Rows under HEADERS; None where a figure does not exist. The drop is from the base on the same frames."""
+    base = next((cell for cell in cells if cell.kind == "base"), None)
+    return [_row(cell, base) for cell in cells]
+
+
+def _row(cell: Cell, base: Cell | None) -> list[Any]:
+    found, score = cell.found, cell.found.get("map_3d_moderate_r40")
+    sizes, ratios, times = found.get("bytes", {}), found.get("ratios", {}), found.get("time", {})
+    whole = base.found.get("map_3d_moderate_r40") if base is not None and base.indices == cell.indices else None
+    drop = whole - score if whole is not None and score is not None else None
+    ratio = [ratios.get(name) for name in evaluate.BASES]
+    return [cell.name, found.get("bits_per_pillar"), *(sizes.get(key) for key in ("mean", "p50", "p95")),
+            found["rel_mse"], score, found.get("map_3d_moderate_r11"), drop, *ratio,
+            times.get("encode_ms_median"), times.get("decode_ms_median")]  # fmt: skip
+
+
+def table_text(cells: Sequence[Cell], mark: str = "") -> str:
+    """The table for a terminal."""
+    rows = [HEADERS, *([_short(value) for value in row] for row in table(cells))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADERS))]
+    sized = [[cell.ljust(widths[0]) if not i else cell.rjust(widths[i]) for i, cell in enumerate(row)] for row in rows]
+    lines = ["  ".join(row) for row in sized]
+    return "\n".join([*([mark] if mark else []), *lines])
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:.4g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _write_json(path: Path, name: str, cells: Sequence[Cell], config, loaded: Loaded, data: Data) -> dict:
+    """The record with hardware, commit and command; whole or absent."""
+    results = {
+        "data": "embedded" if data.mark else str(data.root.path),
+        "mark": data.mark,
+        "frames": len(data.val),
+        "checkpoint": {"path": str(loaded.path), "sha256": loaded.sha256, "origin": dict(loaded.origin)},
+        "base": str(config.model.pretrained_weight),
+        "cells": [{"name": cell.name, "kind": cell.kind, **cell.found} for cell in cells],
+    }
+    record = benchmark.record(name, results, PACKAGES)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    write_atomic(path, json.dumps(record, indent=1) + "\n")
+    print(f"wrote {path}", flush=True)
+    return record
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+def rate_plot(cells: Sequence[Cell]) -> Figure:
+    """Bytes a frame (log axis) against mAP and against relMSE: a line for each k, baselines as crosses."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for panel, key, label in zip(panels, ("map_3d_moderate_r40", "rel_mse"), ("mAP 3D moderate, R40", "relMSE"),
+                                 strict=True):  # fmt: skip
+        _draw_rq(panel, cells, key)
+        for cell in cells:
+            if cell.kind == "baseline" and cell.found.get(key) is not None:
+                x, y = cell.found["bytes"]["mean"], cell.found[key]
+                panel.plot([x], [y], "x", color="#5b6472")
+                panel.annotate(cell.name, (x, y), fontsize=6.5, color="#5b6472", xytext=(3, 3),
+                               textcoords="offset points", parse_math=False)  # fmt: skip
+            elif cell.kind == "base" and key != "rel_mse" and cell.found.get(key) is not None:
+                panel.axhline(cell.found[key], color="#1c2330", linewidth=0.9, linestyle="--", label="without RQ")
+        panel.set(xscale="log", xlabel="bytes a frame", ylabel=label)
+        panel.grid(color="#e3e6eb", linewidth=0.8)
+        panel.legend(fontsize=7.5)
+    if any(cell.found["rel_mse"] for cell in cells):
+        panels[1].set_yscale("log")
+    return figure
+
+
+def _draw_rq(panel: Any, cells: Sequence[Cell], key: str) -> None:
+    lines: dict[int, list[tuple[float, float]]] = {}
+    for cell in cells:
+        if cell.kind == "rq" and cell.found.get(key) is not None:
+            lines.setdefault(int(cell.name.split("x")[1]), []).append((cell.found["bytes"]["mean"], cell.found[key]))
+    for k, points in sorted(lines.items()):
+        panel.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3.5, linewidth=1.4, label=f"k = {k}")
+
+
+def _grid_page(folder: Path, cells: Sequence[Cell], config, loaded: Loaded, data: Data, detector) -> None:
+    figure = rate_plot(cells)
+    figure.savefig(folder / "grid.png", dpi=130)
+    report = Report("Rate and accuracy of residual quantization", banner=data.mark or None,
+                    subtitle=f"{loaded.path}, {len(data.val)} validation frames")  # fmt: skip
+    report.figure(figure, "Bytes of the whole stream, positions included. Dashed: the detector without quantization.")
+    report.heading("Table")
+    report.table(HEADERS, table(cells), "Ratios are against four bases; above about two codes a pillar the compressed "
+                 "cloud is cheaper. 6 bit a point is literature's figure, not measured here.")  # fmt: skip
+    report.heading("Code usage")
+    usage = [[cell.name, " ".join(f"{part['used']:.2f}" for part in cell.found["usage"]),
+              " ".join(f"{part['perplexity']:.1f}" for part in cell.found["usage"])]
+             for cell in cells if "usage" in cell.found]  # fmt: skip
+    report.table(["point", "share of rows used, by book", "perplexity, by book"], usage)
+    report.heading("Detections without and with quantization")
+    report.gallery(_pictures(folder, cells, data, detector))
+    report.heading("Configuration")
+    report.code(to_yaml(config))
+    report.write(folder / "report.html")
+    print(f"wrote {folder / 'report.html'}", flush=True)
+
+
+def _pictures(folder: Path, cells: Sequence[Cell], data: Data, detector) -> list[tuple[Path, str]]:
+    """The first frames with the base's detections beside those of the cheapest and of the richest cell."""
+    base = cells[0]
+    sent = sorted((cell for cell in cells if cell.kind == "rq"), key=lambda cell: cell.found["bytes"]["mean"])
+    low, high = detector.grid.range_m[:2], detector.grid.range_m[3:5]
+    view = BevView((*low, *high), min(9.0, 620 / (high[1] - low[1])))
+    pictures = []
+    for place in np.linspace(0, len(base.indices) - 1, min(PICTURES, len(base.indices))).astype(int):
+        frame = data.val[base.indices[place]]
+        for cell in (sent[0], sent[-1]) if len(sent) > 1 else sent:
+            image = compare(frame.points, truth=frame.boxes, without=base.detections[place].boxes,
+                            with_rq=cell.detections[place].boxes, view=view, title=frame.frame_id, rate=cell.name,
+                            without_scores=base.detections[place].scores, with_scores=cell.detections[place].scores,
+                            embedded=bool(data.mark))  # fmt: skip
+            path = folder / "figures" / f"{frame.frame_id}-{cell.name}.png"
+            path.parent.mkdir(exist_ok=True)
+            image.save(path)
+            pictures.append((path, f"{frame.frame_id}: left without quantization, right {cell.name}"))
+    return pictures
+
+
+def write_training_report(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """`<run>/report.html`: plan, the table of stages, curves, configuration."""
+    config, folder = session.config, session.run.path
+    report = Report("Progressive residual quantization", banner=session.data.mark or None, subtitle=folder.name)
+    best = max(rows, key=lambda row: row["score"])
+    report.highlights({"best stage": f"{best['n']}x{best['k']}", session.metric: f"{best['score']:.2f}",
+                       "relMSE of the last": f"{rows[-1]['rel_mse']:.4f}"})  # fmt: skip
+    report.text(describe(stages_of(config)))
+    report.heading("Stages")
+    names = ["stage", "n", "k", "epochs", "stage_best", "score", "rel_mse"]
+    report.table(names, [[row[name] for name in names] for row in rows],
+                 f"score: {session.metric}, on all {len(session.data.val)} validation frames after the stage; "
+                 f"stage_best: of its epochs, on {len(session.subset)}")  # fmt: skip
+    report.heading("Curves")
+    metrics = folder / "metrics.jsonl"
+    report.figure(curves(metrics, ["loss", "codebook", "lr", "embed_size"], "Training", split_prefix="train"))
+    keys = (["map"] if session.data.labelled else []) + ["loss", "rel_mse", "global_best"]
+    report.figure(curves(metrics, keys, "Validation", split_prefix="val"))
+    report.heading("Configuration")
+    report.code(to_yaml(config))
+    report.write(session.run.file("report.html"))

@@ -1,0 +1,67 @@
+"""What a training run has in hand: configuration, folder, processes, detector, frames, vectors to draw rows from."""
+
+# P pillars, D channels
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shared import run as run_module
+
+from .batches import Collate, in_order
+from .bottleneck import generator_of
+from .config import RqConfig
+from .detector import FrozenDetector
+from .rq_data import Data, validation_subset
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """One training run. pool (P,D): features of some training frames; subset: the frames judged after every epoch."""
+
+    config: RqConfig
+    run: run_module.RunFolder
+    world: run_module.World
+    detector: FrozenDetector
+    data: Data
+    pool: Tensor
+    subset: Sequence[int]
+
+    @property
+    def metric(self) -> str:
+        """What stages are judged by; higher is better."""
+        return "map_3d_moderate_r40" if self.data.labelled else "minus_val_loss"
+
+    def file(self, name: str) -> Path:
+        return self.run.file(Path(CHECKPOINTS) / name)
+
+
+@torch.no_grad()
+def feature_pool(config: RqConfig, detector: FrozenDetector, data: Data) -> Tensor:
+    """Features (P,D) of occupied cells of `pool_frames` training frames, a seeded choice, unaugmented."""
+    training, grid = config.training, detector.grid
+    order = torch.randperm(len(data.train), generator=generator_of(training.seed, "pool")).tolist()
+    frames = data.train.frames_of(order[: training.pool_frames])
+    frames.augmentation = None
+    loader = run_module.make_loader(frames, in_order(len(frames), 1), workers=training.num_workers,
+                                    collate=Collate(grid, grid.max_voxels_train),
+                                    timeout_s=training.loader_timeout_s)  # fmt: skip
+    return torch.cat([detector.head(batch.pillars) for batch in run_module.iterate(loader)])
+
+
+def open_session(config: RqConfig, run, world, detector: FrozenDetector, data: Data) -> Session:
+    run_module.seed_everything(config.training.seed)
+    subset = validation_subset(data.val.infos, detector.class_names, config.evaluation.subset_objects,
+                               config.training.seed)  # fmt: skip
+    pool = feature_pool(config, detector, data)
+    run.log.info("%d training frames, %d validation frames (%d after every epoch), %d pooled vectors",
+                 len(data.train), len(data.val), len(subset), len(pool))  # fmt: skip
+    base = {"path": str(detector.path), "sha256": detector.base_sha256, "tensors": detector.sha256}
+    source = "embedded" if data.mark else str(data.root.path)
+    run.record(data=source, mark=data.mark, seed=config.training.seed, base=base)
+    return Session(config, run, world, detector, data, pool, subset)

@@ -1,0 +1,46 @@
+"""The evidence command in its quick form, and its arithmetic."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pillars_rq import evidence
+from pillars_rq.evidence import Scores, falls, jobs_of, models_of, whole_plan
+
+
+def test_the_whole_plan_is_what_the_study_needs():
+    plan = whole_plan(Path("out"), 3)
+    names = [job.name for job in jobs_of(plan)]
+    assert len(names) == len(set(names)) == 2 + 3 * (1 + 2 * 5)
+    assert [name for name, _, _ in models_of(plan)] == [
+        "nested", "no-det", "dedicated-1x256", "dedicated-2x64", "dedicated-5x16"]  # fmt: skip
+    assert plan.val_frames >= 200
+
+
+def test_differences_are_paired():
+    """Frames that shift both alike cancel: the interval is narrow although each alone is wide."""
+    shift = np.linspace(-5, 5, 50)[None]
+    a, b = (Scores(np.array([value]), value + shift) for value in (60.0, 59.0))
+    assert a.minus(b) == {"mean": 1.0, "low": pytest.approx(1.0), "high": pytest.approx(1.0), "per_seed": [1.0]}
+
+
+def test_a_cell_below_a_smaller_one_is_told_only_beyond_its_half_width():
+    noise = np.random.default_rng(0).normal(0, 0.5, (1, 400))
+    still = np.zeros((1, 400))
+    cells = {(1, 16): Scores(np.array([50.0]), 50 + still), (1, 32): Scores(np.array([48.0]), 48 + noise),
+             (2, 16): Scores(np.array([49.5]), 49.5 + noise)}  # fmt: skip
+    assert [(one["cell"], one["below"]) for one in falls(cells)] == [("1x32", "1x16")]
+
+
+@pytest.mark.slow
+def test_the_quick_form_runs_and_continues(tmp_path):
+    out = tmp_path / "out"
+    assert evidence.main(["--out", str(out), "--quick", "--minutes", "0.0001"]) == evidence.MORE
+    assert not (out / "evidence.json").exists()
+    assert evidence.main(["--out", str(out), "--quick"]) == 0
+    found = json.loads((out / "evidence.json").read_text())["results"]
+    assert set(found["loss"]) == {"1x2", "1x4", "2x2", "2x4"}
+    assert found["detection_loss"]["cell"] == "1x4" and set(found["dedicated"]) == {"1x4"}
+    assert "embedded synthetic data" in (out / "report.html").read_text()
