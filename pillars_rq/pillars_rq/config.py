@@ -16,15 +16,15 @@ from pydantic import Field, model_validator
 from shared.config import Schema, load_config
 from shared.errors import ConfigError
 
-from .base_config import AugmentSettings, Count, GridSettings, NonNegative, Positive
+from .base_config import AugmentSettings, Count, GridSettings, NonNegative, Positive, WorldSettings
 from .grid import Grid
-from .world.spec import WorldSpec
 
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Mode = Literal["train", "eval", "grid"]
 # What changes neither the weights nor the numbers of a training run: a cut run continues with another value.
 NOT_HASHED = (
-    "hardware", "evaluation.enabled", "evaluation.use_num_codebook", "evaluation.use_num_embedding",
+    "dataset.world.workers", "hardware",
+    "evaluation.enabled", "evaluation.use_num_codebook", "evaluation.use_num_embedding",
     "evaluation.rq_ckpt", "evaluation.target_kb", "evaluation.beam", "evaluation.grid_cells",
     "evaluation.baseline_frames",
     "logging.use_wandb", "logging.wandb_project", "logging.wandb_name", "logging.saved_path", "training.mode",
@@ -32,20 +32,12 @@ NOT_HASHED = (
 )  # fmt: skip
 
 
-class WorldSettings(Schema):
-    """The embedded world that stands in when dataset.dir is null (world.spec.WorldSpec)."""
-
-    seed: NonNegativeInt = WorldSpec.seed
-    train_frames: Count = WorldSpec.train_frames
-    val_frames: Count = WorldSpec.val_frames
-
-
 class DatasetSettings(Schema):
     name: Literal["KITTI"] = "KITTI"
     dir: Path | None = None  # the KITTI root or its parent; null: the embedded world
     num_classes: Count = 3
     # ours
-    embedded_dir: Path = "data/embedded"  # where the embedded world is written, and found again
+    embedded_dir: Path = "data"  # where embedded worlds are written, and found again
     world: WorldSettings = WorldSettings()
     train_split: Literal["train", "trainval"] = "train"
     val_frames: Count | None = None  # the first so many; null: all

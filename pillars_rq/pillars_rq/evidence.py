@@ -35,12 +35,12 @@ from shared.storage import write_atomic
 from . import base_training, rq_command
 from .base_config import PACKAGE_ROOT
 from .cells import Cell, read_cell, rows_of
+from .embedded import MARK
 from .evaluate import moderate_map
 from .evaluation.kitti_ap import Protocol
 from .kitti import prepare as preparation
 from .kitti.dataset import KittiDataset
 from .kitti.layout import CLASSES, KittiRoot
-from .rq_data import EMBEDDED_MARK
 from .world import __main__ as world_command
 
 CHECKPOINT = "checkpoints/final.pth"
@@ -221,7 +221,7 @@ def results_of(plan: Plan) -> dict[str, Any]:
     first = plan.dedicated[0]
     without = scores_of(plan, "no-det", _name(first))
     return {
-        "mark": EMBEDDED_MARK,
+        "mark": MARK,
         "seeds": plan.seeds,
         "val_frames": plan.val_frames,
         "base_map": {"mean": float(base.point.mean()), "per_seed": base.point.tolist()},
@@ -260,7 +260,7 @@ def _name(point: tuple[int, int]) -> str:
 
 def write_results(plan: Plan, found: dict[str, Any]) -> None:
     benchmark.write(plan.out / "evidence.json", benchmark.record("evidence", found, ("torch", "numpy", "numba")))
-    report = Report("What residual quantization costs", banner=EMBEDDED_MARK,
+    report = Report("What residual quantization costs", banner=MARK,
                     subtitle=f"{plan.seeds} seeds, {plan.val_frames} validation frames")  # fmt: skip
     report.highlights({"mAP 3D moderate R40 without RQ": f"{found['base_map']['mean']:.2f}"})
     report.table(["cell", "loss of mAP", "95 % interval", "by seed", "relMSE"],

@@ -24,9 +24,10 @@ from shared.errors import ConfigError, DataError
 from .checkpoints import Loaded, check_belongs, check_point, load_rq
 from .config import NOT_HASHED, RqConfig, check_network, dump, resolve, warnings_of
 from .detector import FrozenDetector, open_detector
+from .embedded import BANNER
 from .kitti.validate import validate
 from .progressive import FINAL, describe, stages_of
-from .rq_data import BANNER, Data, open_data, open_root
+from .rq_data import Data, open_data, open_root
 from .rq_training import train_all
 from .session import CHECKPOINTS, open_session
 from .wandb_log import start_wandb

@@ -15,23 +15,16 @@ from shared import run as run_module
 from shared.errors import DataError
 
 from .config import DatasetSettings
+from .embedded import MARK, embedded_root, world_folder
 from .grid import Grid
 from .kitti.augmentation import AugmentationSettings
 from .kitti.dataset import Frame, KittiDataset
 from .kitti.infos import FrameInfo
 from .kitti.labels import DIFFICULTIES, harder_than
 from .kitti.layout import KittiRoot, find_kitti
-from .kitti.prepare import prepare
 from .voxelize import Pillars, voxelize
-from .world import WorldSpec, is_embedded, write_world
+from .world import is_embedded
 
-EMBEDDED_MARK = "embedded synthetic data: not a KITTI result"
-BANNER = """
-  +----------------------------------------------------------------------------+
-  |  EMBEDDED DATA: scenes from this package's own generator, no real LiDAR.   |
-  |  Numbers of this run are not KITTI results.                                |
-  +----------------------------------------------------------------------------+
-"""
 MODERATE = DIFFICULTIES.index("moderate")
 
 
@@ -63,16 +56,10 @@ def open_root(dataset: DatasetSettings, world: run_module.World | None = None, l
                 f"dataset.dir: {error} (a root that is named is never replaced by the embedded world; for that one set "
                 "dataset.dir to null, as exp/embedded.yaml does)"
             ) from None
+    if log is not None:
+        log.info("embedded world: %s", world_folder(dataset.embedded_dir, dataset.world.spec()))
     world = world or run_module.World()
-    if world.is_main:
-        if log is not None:
-            log.info("embedded world: %s", dataset.embedded_dir)
-        folder = write_world(dataset.embedded_dir, WorldSpec(**dataset.world.model_dump()))
-        root = KittiRoot(folder)
-        if not all(root.infos(split).exists() for split in ("train", "val", "trainval")):
-            prepare(root, say=lambda text: None)
-    world.barrier()
-    return KittiRoot(dataset.embedded_dir)
+    return embedded_root(dataset.embedded_dir, dataset.world.spec(), world, workers=dataset.world.workers)
 
 
 def open_data(dataset: DatasetSettings, root: KittiRoot, grid: Grid, classes: Sequence[str], seed: int) -> Data:
@@ -87,7 +74,7 @@ def open_data(dataset: DatasetSettings, root: KittiRoot, grid: Grid, classes: Se
     if not val.infos or not train.infos:
         raise DataError(f"{root.path}: {len(train)} training and {len(val)} validation frames: both need some")
     val = val.frames_of(range(len(val))[: dataset.val_frames])
-    return Data(root, train, val, EMBEDDED_MARK if is_embedded(root.path) else "")
+    return Data(root, train, val, MARK if is_embedded(root.path) else "")
 
 
 def validation_subset(infos: Sequence[FrameInfo], classes: Sequence[str], objects: int, seed: int) -> list[int]:

@@ -104,6 +104,11 @@ class World:
             dist.barrier()
 
 
+# Kept until the interpreter ends. DistributedDataParallel's reducer holds the group too, and one that outlives it would
+# destroy it with the interpreter's lock held, while gloo's thread waits for that lock: the process would never end.
+_GROUPS: list[dist.ProcessGroup] = []
+
+
 @contextlib.contextmanager
 def world_from_environment(device: str = "auto", *, timeout_s: float = 600) -> Iterator[World]:
     """The world that torchrun's variables describe, else a world of one.
@@ -122,6 +127,7 @@ def world_from_environment(device: str = "auto", *, timeout_s: float = 600) -> I
         return
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    _GROUPS.append(dist.group.WORLD)
     try:
         yield world
     except BaseException:
