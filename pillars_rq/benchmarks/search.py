@@ -29,6 +29,7 @@ from pillars_rq.network import PointPillars, scatter
 from pillars_rq.rq.codebooks import ResidualQuantizer
 from pillars_rq.rq.lloyd import fit_dedicated
 from pillars_rq.voxelize import batch_pillars, voxelize
+from pillars_rq.weights import load_folded_encoder
 from shared.benchmark import median_ratio, record, write
 from shared.errors import DataError
 from shared.run import run_command
@@ -46,14 +47,8 @@ def real_encoder() -> PointPillars:
     path = SAMPLES / "pointpillars" / "pfn_folded.npz"
     if not path.is_file():
         raise DataError(f"{path} is missing: this benchmark needs the real samples; set REAL_SAMPLES to their folder.")
-    folded, model = np.load(path), PointPillars(Grid.kitti()).eval()
-    encoder = model.pillar_encoder
-    with torch.no_grad():
-        encoder.conv.weight.copy_(torch.from_numpy(folded["weight"])[:, :, None])
-        encoder.bn.weight.fill_(1)
-        encoder.bn.bias.copy_(torch.from_numpy(folded["bias"]))
-        encoder.bn.running_mean.zero_()
-        encoder.bn.running_var.fill_(0.999)
+    model = PointPillars(Grid.kitti()).eval()
+    load_folded_encoder(model, path)
     return model
 
 

@@ -12,6 +12,7 @@ from pillars_rq.network import PointPillars
 from pillars_rq.rq.codebooks import ResidualQuantizer
 from pillars_rq.rq.lloyd import fit_nested
 from pillars_rq.voxelize import batch_pillars, voxelize
+from pillars_rq.weights import load_folded_encoder
 
 DIM = 8
 SCHEDULE = (2, 4, 8)
@@ -54,16 +55,9 @@ def codec_of_features(features: torch.Tensor, grid: Grid, n: int, schedule: tupl
 
 
 def real_encoder(samples: Path) -> PointPillars:
-    """The published first layer, batch norm folded (facts 2.8): conv = weight, bn weight 1, bias, mean 0, var .999."""
-    folded = np.load(samples / "pointpillars" / "pfn_folded.npz")
+    """The published first layer, batch norm folded (facts 2.8)."""
     model = PointPillars(Grid.kitti()).eval()
-    encoder = model.pillar_encoder
-    with torch.no_grad():
-        encoder.conv.weight.copy_(torch.from_numpy(folded["weight"])[:, :, None])
-        encoder.bn.weight.fill_(1)
-        encoder.bn.bias.copy_(torch.from_numpy(folded["bias"]))
-        encoder.bn.running_mean.zero_()
-        encoder.bn.running_var.fill_(0.999)
+    load_folded_encoder(model, samples / "pointpillars" / "pfn_folded.npz")
     return model
 
 

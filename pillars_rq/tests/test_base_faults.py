@@ -24,6 +24,7 @@ COMMAND = TrainingCommand(
     stage=base_training.STAGE,
     weights=base_training.WEIGHTS,
     evaluation=(base_training, "evaluate_base"),
+    evaluation_of_all=(base_training, "_judge"),
     preparation={"data": (base_training, "datasets"), "teacher": (base_training, "make_anchors")},
     workers=lambda count: ["--set", f"training.workers={count}"],
     another_seed=["--set", "training.seed=1", "--run", "other"],

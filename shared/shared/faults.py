@@ -72,6 +72,7 @@ class TrainingCommand:
     workers: Callable[[int], list[str]]  # arguments that set the loader's processes
     another_seed: list[str]  # arguments that set one, in the run folder `other`
     accumulate: int = 1  # batches a step
+    evaluation_of_all: tuple[Any, str] | None = None  # one that every process calls, if `evaluation` is the main one's
     teacher: Callable[[Path], Path] | None = None  # work folder -> file of the frozen teacher's weights
 
 
@@ -387,7 +388,7 @@ class FaultSuite:
         def fail():
             raise RuntimeError("rank 1 fails here")
 
-        module, function = self.command.evaluation
+        module, function = self.command.evaluation_of_all or self.command.evaluation
         points = {"training": (Loop, "_optimize", 2), "evaluation": (module, function, 1), "saving": (Loop, "state", 2)}
         ended = start_world(self.command, work, {1: lambda: at_call(*points[place], fail)})
         assert all(one.code != 0 for one in ended)

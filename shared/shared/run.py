@@ -127,7 +127,6 @@ def world_from_environment(device: str = "auto", *, timeout_s: float = 600) -> I
         return
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
-    _GROUPS.append(dist.group.WORLD)
     try:
         yield world
     except BaseException:
@@ -136,6 +135,7 @@ def world_from_environment(device: str = "auto", *, timeout_s: float = 600) -> I
         if world.device.type != "cuda":
             dist.destroy_process_group()
         raise
+    _GROUPS.append(dist.group.WORLD)
     dist.destroy_process_group()
 
 

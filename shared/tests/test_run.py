@@ -297,6 +297,30 @@ def test_a_world_of_one_costs_nothing_and_changes_nothing():
     plain.barrier()
 
 
+def test_a_failed_process_lets_the_others_go_before_it_has_ended(mark):
+    """It may take long to end (workers, files); the others must not wait for that."""
+
+    def body():
+        try:
+            with run.world_from_environment("cpu", timeout_s=40) as world:
+                world.barrier()
+                if world.rank == 1:
+                    raise UserError("enough")
+                world.barrier()
+        except UserError:
+            mark("the other ended").wait()
+            raise
+
+    processes, port = [], free_port()
+    for rank in range(2):
+        several = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        with environment(**several, GLOO_SOCKET_IFNAME="lo"):
+            processes.append(forked(body))
+    assert exit_code(processes[0], 8) != 0
+    mark("the other ended").set()
+    assert exit_code(processes[1], 8) == 2
+
+
 def test_incomplete_variables_and_missing_devices_are_told():
     with environment(WORLD_SIZE=2), pytest.raises(UserError, match="torchrun"), run.world_from_environment("cpu"):
         pass
