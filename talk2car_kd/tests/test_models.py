@@ -179,6 +179,18 @@ def test_positions_differ_from_cell_to_cell_and_the_head_sees_left_from_right():
     assert (score[:, 2] - score[:, -3]).abs().max() > 1e-4
 
 
+def test_a_place_scores_whatever_stands_there():
+    """Content and the joint layer silenced, the scores still differ from place to place, and with the command."""
+    head = model().head.score
+    for layer in (head.offer[-1], head.join.out):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    keys = head.keys(torch.randn(1, 60, 32), sine_positions(6, 10, 32))
+    left, right = head(torch.randn(2, 32), keys, Packing(torch.tensor([0, 0]), 1))
+    assert left.std() > 1e-2
+    assert (left - right).abs().max() > 1e-2
+
+
 def test_the_sentence_is_the_last_token():
     tokens, mask = text()
     torch.testing.assert_close(sentence_of(tokens, mask), tokens[torch.arange(3), torch.tensor([6, 3, 1])])
