@@ -1,0 +1,1 @@
+"""Depth from binaural echoes, distilled from an RGB depth teacher."""

@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Entry script: `python export.py --checkpoint checkpoints/<exp>/best_model.pth`. See README.md, or --help."""
+
+import sys
+
+from batvision_kd.export_command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
