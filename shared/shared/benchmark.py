@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from .checkpoint import code_version
-from .folder import _hardware, _versions
+from .machine import code_version, hardware, versions
 from .storage import storage_error, write_atomic
 
 PACKAGES = ("torch", "torchvision", "timm", "open-clip-torch", "opencv-python-headless", "numpy")
@@ -30,8 +29,8 @@ def record(name: str, results: Mapping[str, Any], packages: Sequence[str] = PACK
         "date_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": code_version(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "hardware": {**_hardware(), "threads": torch.get_num_threads()},
-        "versions": _versions(packages),
+        "hardware": {**hardware(), "threads": torch.get_num_threads()},
+        "versions": versions(packages),
         "results": dict(results),
     }
 

@@ -12,13 +12,10 @@ verifies it; `load_latest` falls back to the newest good file and says so. Unpic
 """
 
 import contextlib
-import functools
 import hashlib
-import importlib.metadata
 import json
 import logging
 import random
-import subprocess
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -31,6 +28,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError, StorageError
 from .loading import LoadReport, foreign_kind, load_into, read_state
+from .machine import code_version
 from .storage import atomic_file, sha256_of, sweep, tensors_sha256, write_atomic
 
 __all__ = [
@@ -53,9 +51,10 @@ __all__ = [
 ]
 
 SCHEMA = 1  # newest manifest layout this code reads and writes
+PATTERN = "*.pt"  # checkpoints of a folder
+POINTERS = ("latest", "best")  # names of files whose checkpoint is never pruned
 REQUIRED = {"sha256": str, "bytes": int, "schema": int, "step": int}
 SCALARS = (str, int, float, bool, type(None))  # exact types: numpy's float64 is a subclass of float
-WORKSPACE = Path(__file__).parents[2]
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +68,6 @@ def save(
     *,
     step: int,
     config: Mapping | None = None,
-    schema: int = SCHEMA,
     pointers: Sequence[str] = ("latest",),
     extra: Mapping | None = None,
 ) -> Path:
@@ -87,10 +85,8 @@ def save(
         StorageError: the file system refused; the earlier checkpoint is untouched.
     """
     path = Path(path)
-    if schema > SCHEMA:
-        raise ValueError(f"schema {schema} is newer than the newest that could be read again ({SCHEMA})")
     _check_plain(state, "state")
-    record = _new_record(step, schema, config, extra)
+    record = _new_record(step, config, extra)
     earlier = _earlier_record(path)
     with atomic_file(path) as file:
         torch.save(dict(state), file)
@@ -127,9 +123,9 @@ def _check_plain_key(key: Any, where: str) -> None:
         raise TypeError(f"{where} has the key {key!r} of type {type(key).__name__}; use str, int, float or bool.")
 
 
-def _new_record(step: int, schema: int, config: Mapping | None, extra: Mapping | None) -> dict[str, Any]:
+def _new_record(step: int, config: Mapping | None, extra: Mapping | None) -> dict[str, Any]:
     record = {
-        "schema": schema,
+        "schema": SCHEMA,
         "step": int(step),
         "config": config,
         "code": code_version(),
@@ -157,20 +153,6 @@ def _write_manifest(path: Path, record: Mapping) -> None:
 
 def _manifest_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
-
-
-@functools.cache
-def code_version() -> str:
-    """Commit of the checkout this code runs from (`-dirty` with uncommitted changes), else the package's version."""
-    command = ["git", "-C", str(WORKSPACE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    if (WORKSPACE / ".git").exists():
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-            return answer.stdout.strip()
-    try:
-        return f"papers-shared {importlib.metadata.version('papers-shared')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 # ---------------------------------------------------------------- loading
@@ -249,7 +231,7 @@ def _verify(file: BinaryIO, path: Path, expected: str) -> None:
 
 
 def load_latest(
-    folder: Path | str, pointer: str = "latest", pattern: str = "*.pt", *, map_location: Any = "cpu"
+    folder: Path | str, pointer: str = "latest", *, map_location: Any = "cpu"
 ) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint that a folder's pointer names, else the newest good one by its manifest's step.
 
@@ -260,7 +242,7 @@ def load_latest(
         CheckpointError: there are checkpoints and none is good, or the pointer leads out of the folder.
     """
     folder = Path(folder)
-    candidates = sorted(folder.glob(pattern))
+    candidates = sorted(folder.glob(PATTERN))
     named = _pointed_at(folder, pointer)
     if not candidates and named is None:
         return None
@@ -362,9 +344,7 @@ def _read_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
 # ---------------------------------------------------------------- housekeeping
 
 
-def prune(
-    folder: Path | str, keep: int, pattern: str = "*.pt", pointers: Sequence[str] = ("latest", "best")
-) -> list[Path]:
+def prune(folder: Path | str, keep: int) -> list[Path]:
     """Remove all but the newest `keep` checkpoints; returns what was removed.
 
     Only files that `save` wrote are candidates, and never one that a pointer names. A failed removal only warns.
@@ -373,10 +353,10 @@ def prune(
         raise ValueError(f"keep must be at least 1, got {keep}")
     folder = Path(folder)
     protected, steps = set(), {}
-    for pointer in pointers:
+    for pointer in POINTERS:
         with _noting([]):
             protected.add(_pointed_at(folder, pointer))
-    for path in folder.glob(pattern):
+    for path in folder.glob(PATTERN):
         with contextlib.suppress(CheckpointError):
             steps[path] = manifest(path)["step"]
     oldest = sorted(steps, key=steps.__getitem__, reverse=True)[keep:]

@@ -6,15 +6,18 @@ Later files win over earlier ones and `--set a.b=c` wins over all. Mappings merg
 too) is replaced. The YAML read here is stricter and plainer than PyYAML's: YAML 1.2 scalars (`1e-4` is a float, `no`
 and `on` are strings, only `true` and `false` are booleans), no tags beyond the plain types, no key twice in one
 mapping, no aliases that expand without bound. Values are checked strictly: "3" is not an integer and 3.0 is not one.
+A relative path in a setting marked `Anchored` counts from the file that holds it, one on the command line from the
+current folder.
 """
 
 import difflib
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import pydantic
 import yaml
@@ -35,10 +38,34 @@ SCALARS = {  # YAML 1.2 core schema: tag, form, first characters
 Location = tuple[str, ...]  # of a key: ("stage1", "lr")
 
 
+class Origin(NamedTuple):
+    """Where a setting was written: "file:line" or "--set", and the folder that its relative paths count from."""
+
+    place: str
+    folder: Path
+
+
 class Schema(pydantic.BaseModel):
     """Base of every configuration class: unknown keys refused, values immutable, floats finite, defaults checked."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Defaults are checked as if they stood in a file, where a path is a string."""
+        super().__init_subclass__(**options)
+        for name, default in [*vars(cls).items()]:
+            if isinstance(default, Path):
+                setattr(cls, name, str(default))
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """Marks a text setting that may hold a path: `weights: Annotated[str, Anchored(place)]`.
+
+    place(text, folder) gives the text with a relative path in it made absolute, counted from `folder`.
+    """
+
+    place: Callable[[str, Path], str]
 
 
 S = TypeVar("S", bound=Schema)
@@ -51,6 +78,7 @@ def load_config(schema: type[S], files: Sequence[Path], overrides: Sequence[str]
     its value, the file and line (or `--set`) it came from, and the nearest valid name.
     """
     data, origins = _merged(files, overrides)
+    _anchor(schema, data, origins)
     try:
         # JSON mode is strict about numbers and booleans, yet takes lists for tuples and strings for paths.
         return schema.model_validate_json(json.dumps(data), strict=True)
@@ -67,9 +95,9 @@ def merged(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[str, An
     return _merged(files, overrides)[0]
 
 
-def _merged(files: Sequence[Path], overrides: Sequence[str]) -> tuple[dict[str, Any], dict[Location, str]]:
+def _merged(files: Sequence[Path], overrides: Sequence[str]) -> tuple[dict[str, Any], dict[Location, Origin]]:
     data: dict[str, Any] = {}
-    origins: dict[Location, str] = {}
+    origins: dict[Location, Origin] = {}
     for file in files:
         _merge(data, *_read_file(Path(file)), origins)
     for text in overrides:
@@ -221,7 +249,7 @@ def _lines(node: yaml.Node, path: Location) -> Iterator[tuple[Location, int]]:
 # --- reading and merging ----------------------------------------------------------------------------------------------
 
 
-def _read_file(file: Path) -> tuple[dict[str, Any], dict[Location, str]]:
+def _read_file(file: Path) -> tuple[dict[str, Any], dict[Location, Origin]]:
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -233,10 +261,10 @@ def _read_file(file: Path) -> tuple[dict[str, Any], dict[Location, str]]:
     value, lines = _parse(text, str(file))
     if value is not None and not isinstance(value, dict):
         raise ConfigError(f"{file}: the top level is a {type(value).__name__}; it must be `key: value` lines")
-    return value or {}, {path: f"{file}:{line}" for path, line in lines.items()}
+    return value or {}, {path: Origin(f"{file}:{line}", file.parent) for path, line in lines.items()}
 
 
-def _read_override(text: str) -> tuple[dict[str, Any], dict[Location, str]]:
+def _read_override(text: str) -> tuple[dict[str, Any], dict[Location, Origin]]:
     key, equals, value = text.partition("=")
     path = tuple(key.strip().split("."))
     if not equals or not all(path):
@@ -244,11 +272,11 @@ def _read_override(text: str) -> tuple[dict[str, Any], dict[Location, str]]:
     data, _ = _parse(value, f"--set {text}")
     for part in reversed(path):
         data = {part: data}
-    return data, {path[: n + 1]: "--set" for n in range(len(path))}
+    return data, {path[: n + 1]: Origin("--set", Path.cwd()) for n in range(len(path))}
 
 
 def _merge(
-    base: dict, top: Mapping, origin: Mapping[Location, str], origins: dict[Location, str], path: Location = ()
+    base: dict, top: Mapping, origin: Mapping[Location, Origin], origins: dict[Location, Origin], path: Location = ()
 ) -> None:
     """Lay `top` over `base` in place; `origins` learns where each key's present value came from."""
     for name, value in top.items():
@@ -260,20 +288,40 @@ def _merge(
         origins.update({known: where for known, where in origin.items() if known[: len(here)] == here})
 
 
+def _anchor(schema: type[Schema], section: dict, origins: Mapping[Location, Origin], path: Location = ()) -> None:
+    """Apply the `Anchored` marks of a schema to the settings, in place."""
+    for name, field in schema.model_fields.items():
+        here, value = (*path, name), section.get(name)
+        if isinstance(value, dict):
+            for model in _models_in(field.annotation):
+                _anchor(model, value, origins, here)
+        if isinstance(value, str):
+            for mark in (mark for mark in field.metadata if isinstance(mark, Anchored)):
+                section[name] = mark.place(value, _origin(origins, here).folder.absolute())
+
+
+def _origin(origins: Mapping[Location, Origin], location: Location) -> Origin | None:
+    """Of a setting, else of the nearest section around it."""
+    return next((origins[location[:n]] for n in range(len(location), 0, -1) if location[:n] in origins), None)
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
 def _explain(
-    error: pydantic.ValidationError, schema: type[Schema], origins: Mapping[Location, str], default: str
+    error: pydantic.ValidationError, schema: type[Schema], origins: Mapping[Location, Origin], default: str
 ) -> str:
     lines = [_explain_one(item, schema, origins, default) for item in error.errors(include_url=False)]
     title = "1 setting is wrong" if len(lines) == 1 else f"{len(lines)} settings are wrong"
     return "\n  ".join([f"{title}:", *lines])
 
 
-def _explain_one(item: Mapping[str, Any], schema: type[Schema], origins: Mapping[Location, str], default: str) -> str:
+def _explain_one(
+    item: Mapping[str, Any], schema: type[Schema], origins: Mapping[Location, Origin], default: str
+) -> str:
     location = tuple(str(part) for part in item["loc"])
-    where = next((origins[location[:n]] for n in range(len(location), 0, -1) if location[:n] in origins), default)
+    origin = _origin(origins, location)
+    where = origin.place if origin else default
     name = ".".join(location) or "the whole"
     if item["type"] == "missing":
         return f"{name} ({where}): is missing"

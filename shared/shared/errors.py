@@ -17,6 +17,10 @@ class CheckpointError(UserError):
     """A checkpoint is missing, damaged, unsafe, or does not fit."""
 
 
+class ExportError(UserError):
+    """An exported graph does not answer as the model it was made of."""
+
+
 class StorageError(UserError):
     """A file could not be written: full disk, read-only folder, missing parent, a file where a folder should be."""
 

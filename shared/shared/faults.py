@@ -10,167 +10,44 @@
 Each case copies the prepared folder, forks this process, breaks something in the child (a kill at the n-th call of a
 function, a file-size limit, a NaN; see `injections`), and lets the same command run again. The end must be, bit for
 bit, that of one uninterrupted run: weights, average, optimizer, random states, metrics.jsonl without its "time" fields.
-The full counts are marked slow.
+Cases that need more of a command (`uneven`, `judging`, `export`, `teacher`) are skipped where it does not say it. The
+full counts are marked slow. The smallest package that joins: shared/tests/test_shared_faults.py.
 """
 
-import contextlib
-import importlib
-import os
 import random
-import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
 from . import checkpoint
-from .folder import RunFolder
+from .fault_commands import ExportCommand, Judging, TrainingCommand, signal_points, start, start_world, stop_points
 from .injections import (
     PATIENCE_S,
-    Child,
     Ended,
     at_call,
-    differences,
     fingerprints,
     kill,
     limit_file_size,
-    metrics_of,
-    outcome,
+    obey_permissions,
     poison_gradient,
     poison_loss,
     send,
 )
 from .loop import Loop
+from .world_faults import WorldFaults
 
+__all__ = ["ExportCommand", "FaultSuite", "Judging", "TrainingCommand", "start", "start_world"]
+
+END_S = 30.0  # after a SIGTERM a run is gone
 slow = pytest.mark.slow
 
 
-@dataclass(frozen=True)
-class TrainingCommand:
-    """A package's training command on its tiny configuration.
-
-    The configuration must draw random numbers (dropout), save and log every step, and hold two epochs of 3 steps.
-    """
-
-    name: str
-    main: Callable[[list[str]], int]  # as the entry script calls it
-    argv: Callable[[Path], list[str]]  # work folder -> arguments
-    script: Path  # the entry script, for torchrun
-    run_folder: Callable[[Path], Path]  # work folder -> the run's folder
-    stage: str  # the Loop's stage
-    weights: str  # file in the run's folder that the finished command leaves
-    evaluation: tuple[Any, str]  # (module, function) called for each evaluation
-    preparation: Mapping[str, tuple[Any, str]]  # name -> function called before the first step
-    workers: Callable[[int], list[str]]  # arguments that set the loader's processes
-    another_seed: list[str]  # arguments that set one, in the run folder `other`
-    accumulate: int = 1  # batches a step
-    evaluation_of_all: tuple[Any, str] | None = None  # one that every process calls, if `evaluation` is the main one's
-    teacher: Callable[[Path], Path] | None = None  # work folder -> file of the frozen teacher's weights
-
-
-def stop_points(command: TrainingCommand, steps: int) -> dict[str, Callable[[], None]]:
-    """Where a run is cut: name -> injection."""
-    module, function = command.evaluation
-    return {
-        "first step": lambda: at_call(Loop, "_optimize", 1, kill),
-        "mid-epoch": lambda: at_call(Loop, "_optimize", 2, kill, after=True),
-        "inside accumulation": lambda: at_call(Loop, "step", 3, kill, after=True),
-        "epoch end": lambda: at_call(Loop, "close_epoch", 1, kill),
-        "just after a save": lambda: at_call(checkpoint, "prune", 2, kill),
-        "during evaluation": lambda: at_call(module, function, 1, kill),
-        "last step": lambda: at_call(Loop, "_optimize", steps, kill),
-        "after the last step": lambda: at_call(RunFolder, "mark_done", 1, kill),
-        "inside a save": lambda: at_call(checkpoint, "_write_manifest", 3, kill, after=True),
-        "after evaluation": lambda: at_call(module, function, 2, kill, after=True),
-    }
-
-
-def start(
-    command: TrainingCommand,
-    work: Path,
-    inject: Callable | None = None,
-    more: Sequence[str] = (),
-    env: Mapping | None = None,
-) -> Child:
-    """The command in a child."""
-    log = work.parent / f"{work.name}-{time.monotonic_ns()}.log"
-    return Child([*command.argv(work), *more], command.main, log, inject, env or {})
-
-
-def start_world(
-    command: TrainingCommand, work: Path, inject: Mapping[int, Callable] | None = None, size: int = 2
-) -> list[Ended]:
-    """`size` children with torchrun's variables, to their end; inject: rank -> injection."""
-    importlib.import_module("torch._dynamo")  # DistributedDataParallel wants it: here once, not slowly in each child
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port = server.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
-    children = [
-        start(command, work, (inject or {}).get(rank), env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(size)
-    ]
-    return [child.wait() for child in children]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """One uninterrupted run."""
-
-    work: Path
-    end: dict[str, Any]
-    steps: int
-    seconds: float
-
-
-# --- the suite --------------------------------------------------------------------------------------------------------
-
-
-class FaultSuite:
+class FaultSuite(WorldFaults):
     """Subclass with a `command` and a class-scoped fixture `prepared` (see the module's header)."""
-
-    command: ClassVar[TrainingCommand]
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def reference(cls, prepared, tmp_path_factory) -> Reference:
-        work = tmp_path_factory.mktemp("reference") / "work"
-        shutil.copytree(prepared, work)
-        started = time.monotonic()
-        ended = start(cls.command, work).wait()
-        assert ended.code == 0, ended.output[-3000:]
-        end = outcome(cls.command.run_folder(work), cls.command.stage, cls.command.weights)
-        return Reference(work, end, end["checkpoint"]["position"]["step"], time.monotonic() - started)
-
-    @pytest.fixture
-    def work(self, prepared, tmp_path) -> Path:
-        return Path(shutil.copytree(prepared, tmp_path / "work"))
-
-    def start(self, work: Path, inject=None, more: Sequence[str] = (), env: Mapping | None = None) -> Child:
-        return start(self.command, work, inject, more, env)
-
-    def finish(self, work: Path, reference: Reference, more: Sequence[str] = ()) -> None:
-        """The same command again reaches the same end."""
-        ended = self.start(work, more=more).wait()
-        assert ended.code == 0, ended.output[-3000:]
-        end = outcome(self._run(work), self.command.stage, self.command.weights)
-        assert differences(reference.end, end) == []
-
-    def _run(self, work: Path) -> Path:
-        return self.command.run_folder(work)
-
-    def saved(self, work: Path) -> dict[str, Any] | None:
-        """The newest checkpoint's state, if any."""
-        folder = self._run(work) / self.command.stage
-        found = checkpoint.load_latest(folder) if folder.is_dir() else None
-        return found and found[1]
 
     # kills
 
@@ -223,25 +100,6 @@ class FaultSuite:
 
     # signals
 
-    def _signal_points(self) -> dict[str, Callable]:
-        module, function = self.command.evaluation
-
-        def arm(owner, name, number, after=False):
-            return lambda *signals: lambda: at_call(owner, name, number, send(*signals), after=after)
-
-        return {
-            **{name: arm(*where, 1) for name, where in self.command.preparation.items()},
-            "first step": arm(Loop, "_optimize", 1),
-            "training 1": arm(Loop, "_optimize", 2, True),
-            "training 2": arm(Loop, "_optimize", 3),
-            "accumulation": arm(Loop, "step", self.command.accumulate + 1, True),
-            "epoch's last step": arm(Loop, "_log", 3, True),
-            "evaluation 1": arm(module, function, 1),
-            "evaluation 2": arm(module, function, 2, True),
-            "saving 1": arm(checkpoint, "save", 1),
-            "saving 2": arm(checkpoint, "_write_manifest", 3, True),
-        }
-
     @pytest.mark.parametrize(
         "point",
         [
@@ -264,23 +122,40 @@ class FaultSuite:
         ],
     )
     def test_sigterm_saves_the_newest_step_and_ends_with_143(self, work, reference, point):
-        ended = self.start(work, self._signal_points()[point](signal.SIGTERM)).wait()
-        assert ended.code == 143, ended.output[-3000:]
-        assert "Traceback" not in ended.output
+        ended = self.start(work, signal_points(self.command)[point](signal.SIGTERM)).wait()
+        self.ended_by_sigterm(ended)
         if point == "accumulation":  # the step under way, or without accumulation the next one, is saved
             assert self.saved(work)["position"]["step"] == (2 if self.command.accumulate > 1 else 3)
         self.finish(work, reference)
 
+    def ended_by_sigterm(self, ended: Ended) -> None:
+        assert ended.code == 143, ended.output[-3000:]
+        assert "Traceback" not in ended.output
+        assert ended.seconds_since_signal() < END_S
+
+    @slow
+    def test_sigterm_during_the_export_leaves_no_file(self, reference, tmp_path):
+        export = self.command.export
+        if export is None:
+            pytest.skip("this command makes nothing that is exported")
+        work = Path(shutil.copytree(reference.work, tmp_path / "work"))
+        command = replace(self.command, argv=export.argv, main=export.main or self.command.main)
+        self.ended_by_sigterm(start(command, work, lambda: at_call(*export.point, 1, send(signal.SIGTERM))).wait())
+        assert not any(path.is_file() for path in export.folder(work).rglob("*"))
+        ended = start(command, work).wait()
+        assert ended.code == 0, ended.output[-3000:]
+        assert any(path.is_file() for path in export.folder(work).rglob("*"))
+
     @pytest.mark.parametrize("point", ["training 2", pytest.param("evaluation 1", marks=slow)])
     def test_sigint_ends_with_130(self, work, reference, point):
-        ended = self.start(work, self._signal_points()[point](signal.SIGINT)).wait()
+        ended = self.start(work, signal_points(self.command)[point](signal.SIGINT)).wait()
         assert ended.code == 130
         assert "Traceback" not in ended.output
         self.finish(work, reference)
 
     @pytest.mark.parametrize("point", ["saving 2", pytest.param("training 1", marks=slow)])
     def test_a_second_sigterm_ends_at_once_and_corrupts_nothing(self, work, reference, point):
-        ended = self.start(work, self._signal_points()[point](signal.SIGTERM, signal.SIGTERM)).wait()
+        ended = self.start(work, signal_points(self.command)[point](signal.SIGTERM, signal.SIGTERM)).wait()
         assert ended.code == 143
         self.finish(work, reference)
 
@@ -295,27 +170,47 @@ class FaultSuite:
         assert ended.code in (1, 2)
         assert "Traceback" not in ended.output
         told = ended.output[ended.output.index("error: ") :]
-        assert str(self._run(work)) in told
+        assert str(self.run(work)) in told
         assert "bytes and" in told
         assert "are free" in told
         if save > 1:
             assert self.saved(work)["position"]["step"] == save - 1
-        assert not list(self._run(work).rglob("*.tmp"))
+        assert not list(self.run(work).rglob("*.tmp"))
         self.finish(work, reference)
 
     def test_a_file_where_the_results_belong(self, work):
-        results = self._run(work).parent
+        results = self.run(work).parent
         shutil.rmtree(results)
         results.write_text("in the way")
-        ended = self.start(work).wait()
-        assert ended.code == 2
-        assert str(results) in ended.output
+        self.refused(self.start(work).wait(), results, "is not a folder")
+
+    def test_a_folder_that_cannot_be_written(self, work, reference):
+        folders = [self.run(work), *(path for path in self.run(work).rglob("*") if path.is_dir())]
+        for folder in folders:
+            folder.chmod(0o555)
+        ended = self.start(work, obey_permissions).wait()
+        for folder in folders:
+            folder.chmod(0o755)
+        self.refused(ended, self.run(work), "read-only")
+        self.finish(work, reference)
+
+    def test_a_folder_that_is_gone(self, work):
+        """Somebody removed or unmounted the run's folder: nothing begins a second, partial run in its place."""
+        ended = self.start(work, lambda: at_call(Loop, "save", 2, lambda: shutil.rmtree(self.run(work)))).wait()
+        self.refused(ended, self.run(work), "does not exist")
+        assert not self.run(work).exists()
+
+    def refused(self, ended: Ended, folder: Path, why: str) -> None:
+        assert ended.code == 2, ended.output[-3000:]
         assert "Traceback" not in ended.output
+        told = ended.output[ended.output.rindex("error: ") :]
+        assert str(folder) in told
+        assert why in told
 
     def test_a_second_run_in_the_same_folder_is_refused(self, work):
         first = self.start(work, lambda: at_call(Loop, "_optimize", 1, lambda: time.sleep(PATIENCE_S)))
         deadline = time.monotonic() + PATIENCE_S
-        while not (self._run(work) / "run.lock").read_text().startswith(f"process {first.pid} "):
+        while not (self.run(work) / "run.lock").read_text().startswith(f"process {first.pid} "):
             assert time.monotonic() < deadline, "the first run never took its folder"
             time.sleep(0.02)
         second = self.start(work).wait()
@@ -357,12 +252,9 @@ class FaultSuite:
         self.finish(work, reference)
         ended = self.start(work, more=self.command.another_seed).wait()
         assert ended.code == 0, ended.output[-3000:]
-        ours, other = (self._losses(folder) for folder in (self._run(work), self._run(work).with_name("other")))
+        ours, other = (self.losses(folder) for folder in (self.run(work), self.other(work)))
         assert len(ours) == len(other) == reference.steps
         assert all(a != b for a, b in zip(ours, other, strict=True))
-
-    def _losses(self, run: Path) -> list[float]:
-        return [row["loss"] for row in metrics_of(run) if row["split"] == f"{self.command.stage}/train"]
 
     def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(self, prepared, reference):
         if self.command.teacher is None:
@@ -372,41 +264,3 @@ class FaultSuite:
         frozen = fingerprints(checkpoint.load_weights(after))
         assert frozen
         assert not frozen & fingerprints(reference.end["checkpoint"])
-
-    # several processes
-
-    def test_another_number_of_processes_is_refused(self, work):
-        self.start(work, lambda: at_call(Loop, "_optimize", 2, kill)).wait()
-        for ended in start_world(self.command, work):
-            assert ended.code == 2
-            assert "was written by 1 processes and this run has 2" in ended.output
-
-    @pytest.mark.parametrize(
-        "place", ["training", pytest.param("evaluation", marks=slow), pytest.param("saving", marks=slow)]
-    )
-    def test_an_error_on_one_rank_ends_both(self, work, place):
-        def fail():
-            raise RuntimeError("rank 1 fails here")
-
-        module, function = self.command.evaluation_of_all or self.command.evaluation
-        points = {"training": (Loop, "_optimize", 2), "evaluation": (module, function, 1), "saving": (Loop, "state", 2)}
-        ended = start_world(self.command, work, {1: lambda: at_call(*points[place], fail)})
-        assert all(one.code != 0 for one in ended)
-        assert "rank 1 fails here" in ended[1].output
-
-    def test_a_nan_on_one_rank_stops_both(self, work):
-        ended = start_world(self.command, work, {1: lambda: poison_loss(3, float("nan"))})
-        assert [one.code for one in ended] == [1, 1]
-        # where embeddings are gathered, the gradient carries the NaN to the other rank too
-        assert all(re.search("not finite on rank (0, )?1;", one.output) for one in ended)
-
-    @slow
-    def test_torchrun_with_one_process_equals_plain_python(self, work, reference):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "--"]
-        # without the `--` torchrun takes --run for an abbreviation of its own --run-path
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run([*command, str(self.command.script), *self.command.argv(work)],
-                              env=env, capture_output=True, text=True, timeout=600)  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        end = outcome(self._run(work), self.command.stage, self.command.weights)
-        assert differences(reference.end, end) == []

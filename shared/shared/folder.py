@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.metadata
 import json
 import logging
 import os
@@ -24,11 +23,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
-from .checkpoint import code_version
 from .errors import UserError
+from .machine import code_version, hardware, versions
 from .storage import storage_error, sweep, write_atomic
 
 if TYPE_CHECKING:
@@ -101,8 +99,8 @@ class RunFolder:
             command=command,
             code=start["code"],
             starts=[*self._record.get("starts", []), start],
-            versions=_versions(packages),
-            hardware=_hardware(),
+            versions=versions(packages),
+            hardware=hardware(),
             stages=self._record.get("stages", {}),
         )
         if self._world.is_main:
@@ -118,7 +116,7 @@ class RunFolder:
         return self._metrics
 
     def _open_metrics(self) -> Any:
-        from .metrics import MetricsLog  # late: it may import TensorBoard, which is slow
+        from .metrics_log import MetricsLog  # late: it may import TensorBoard, which is slow
 
         return MetricsLog(self.path, wandb=self._wandb)
 
@@ -381,32 +379,3 @@ def _attach_handlers(log_file: Path, world: World) -> list[logging.Handler]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat()
-
-
-def _versions(packages: Sequence[str]) -> dict[str, str | None]:
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
-
-
-def _hardware() -> dict[str, Any]:
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    return {
-        "platform": platform.platform(),
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpus": [torch.cuda.get_device_name(gpu) for gpu in gpus],
-    }
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if names:
-            return names[0]
-    return platform.processor() or platform.machine()

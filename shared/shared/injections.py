@@ -4,9 +4,12 @@ A `Child` is a fork of this process, which has torch and the package loaded, so 
 is a function that runs in the child before the command: it may replace functions there and is gone with it.
 """
 
+import ctypes
 import json
 import logging
+import math
 import os
+import re
 import resource
 import signal
 import sys
@@ -19,13 +22,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import checkpoint
 from . import loop as loop_module
 from .loop import Loop
 
 PATIENCE_S = 120.0  # longest life of a child
+SENT = re.compile(r"^signal sent at ([0-9.]+) s$", re.MULTILINE)
 
 
 # --- children ---------------------------------------------------------------------------------------------------------
@@ -33,10 +37,15 @@ PATIENCE_S = 120.0  # longest life of a child
 
 @dataclass
 class Ended:
-    """A child that has ended: exit code (negative: killed by that signal), and what it wrote."""
+    """A child that has ended: exit code (negative: killed by that signal), what it wrote, and when that was seen."""
 
     code: int
     output: str
+    at_s: float  # time.monotonic, the same in every process of this machine
+
+    def seconds_since_signal(self) -> float:
+        """How long it lived on after the first signal that `send` gave it."""
+        return self.at_s - float(SENT.search(self.output)[1])
 
 
 class Child:
@@ -44,7 +53,7 @@ class Child:
 
     def __init__(self, argv: Sequence[str], main: Callable, log: Path, inject: Callable | None, env: Mapping):
         self.log = log
-        self.started = time.monotonic()
+        self.alive = True
         self.pid = os.fork()
         if self.pid == 0:
             _live(list(argv), main, log, inject, env)
@@ -57,12 +66,19 @@ class Child:
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
-                return Ended(os.waitstatus_to_exitcode(status), self.log.read_text())
+                self.alive = False
+                return Ended(os.waitstatus_to_exitcode(status), self.log.read_text(), time.monotonic())
             if time.monotonic() > deadline:
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
+                self.end()
                 pytest.fail(f"still alive after {within_s} s:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.01)
+
+    def end(self) -> None:
+        """Kill it, if it is not gone."""
+        if self.alive:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.alive = False
 
 
 def _live(argv: list[str], main: Callable, log: Path, inject: Callable | None, env: Mapping) -> None:
@@ -108,9 +124,10 @@ def at_call(owner: Any, name: str, number: int, action: Callable[[], Any], *, af
 
 
 def send(*numbers: int) -> Callable[[], None]:
-    """An action: signals to this very process, one after another."""
+    """An action: signals to this very process, one after another; the first one's time is written down."""
 
     def act() -> None:
+        os.write(1, f"\nsignal sent at {time.monotonic():.3f} s\n".encode())
         for number in numbers:
             os.kill(os.getpid(), number)
 
@@ -126,14 +143,31 @@ def limit_file_size(bytes_: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
 
 
-def poison_loss(number: int, value: float, term: str | None = None) -> None:
+def obey_permissions() -> None:
+    """As for any other user, files that are not writable cannot be written: root gives up its right to do it anyway."""
+    libc, dac_override = ctypes.CDLL(None, use_errno=True), 1 << 1
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the interface, this process
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: the low 32 capabilities, then the high ones
+    failed = libc.capget(header, sets)
+    sets[0] &= ~dac_override
+    if failed or libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "the capabilities of this process cannot be changed")
+
+
+def without_chance() -> None:
+    """Modules train in eval mode: no dropout, no statistics of a batch."""
+    train = nn.Module.train
+    nn.Module.train = lambda self, mode=True: train(self, False)
+
+
+def poison_loss(number: int, value: float) -> None:
     """The `number`-th batch has a loss term of NaN or Inf."""
     original, calls = Loop.step, [0]
 
     def step(self, terms, *, ids, count):
         calls[0] += 1
         if calls[0] == number:
-            name = term or next(iter(terms))
+            name = next(iter(terms))
             terms = {**terms, name: terms[name] * value}
         return original(self, terms, ids=ids, count=count)
 
@@ -174,8 +208,8 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key != "time"} for record in records]
 
 
-def differences(a: Any, b: Any, where: str = "") -> list[str]:
-    """Paths at which two nested values differ, tensors compared by their bytes."""
+def differences(a: Any, b: Any, where: str = "", *, rel: float = 0.0) -> list[str]:
+    """Paths at which two nested values differ, tensors compared by their bytes, floats to the share `rel`."""
     if type(a) is not type(b):
         return [f"{where}: {type(a).__name__} and {type(b).__name__}"]
     if isinstance(a, Tensor):
@@ -183,12 +217,13 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
     if isinstance(a, Mapping):
         if a.keys() != b.keys():
             return [f"{where}: keys {sorted(map(str, a.keys() ^ b.keys()))}"]
-        return [line for key in a for line in differences(a[key], b[key], f"{where}/{key}")]
+        return [line for key in a for line in differences(a[key], b[key], f"{where}/{key}", rel=rel)]
     if isinstance(a, list | tuple):
         if len(a) != len(b):
             return [f"{where}: {len(a)} and {len(b)} items"]
-        return [line for i, (x, y) in enumerate(zip(a, b, strict=True)) for line in differences(x, y, f"{where}/{i}")]
-    return [] if a == b else [f"{where}: {a!r} and {b!r}"]
+        pairs = enumerate(zip(a, b, strict=True))
+        return [line for i, (x, y) in pairs for line in differences(x, y, f"{where}/{i}", rel=rel)]
+    return [] if a == b or (isinstance(a, float) and math.isclose(a, b, rel_tol=rel)) else [f"{where}: {a!r} and {b!r}"]
 
 
 def fingerprints(value: Any) -> set[str]:

@@ -234,9 +234,3 @@ class WaitClock:
             except StopIteration:
                 return
             yield batch
-
-    @property
-    def share(self) -> float:
-        """0..1, since the last `reset`."""
-        elapsed = time.perf_counter() - self._started
-        return self.seconds / elapsed if elapsed > 0 else 0.0

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError
 
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 SHOWN = 5  # names of each kind that a report lists
 PICKLE_LIMIT_BYTES = 64 << 20  # no honest checkpoint's pickle (without its tensors) is larger
 REFUSED_GLOBAL = re.compile(r"GLOBAL (\S+)")
@@ -152,7 +153,6 @@ def load_into(
     allow_unexpected: Sequence[str] = (),
     allow_mismatched: Sequence[str] = (),
     min_coverage: float | None = None,
-    strip_prefixes: Sequence[str] = ("module.", "_orig_mod."),
 ) -> LoadReport:
     """Load a state dict into a model, strictly unless told otherwise; on failure the model keeps its values.
 
@@ -160,13 +160,12 @@ def load_into(
         allow_missing, allow_unexpected, allow_mismatched: fnmatch patterns of names that may deviate (still reported).
         min_coverage: least share (0..1) of the model's values that must be loaded. Unset: everything that the patterns
             do not excuse, and never nothing at all.
-        strip_prefixes: wrappers' prefixes (DataParallel, torch.compile), taken off names the model does not know.
 
     Raises:
         CheckpointError: with the report.
     """
     own = model.state_dict()
-    theirs = _without_prefixes(state_dict, own, strip_prefixes)
+    theirs = _without_prefixes(state_dict, own)
     report, accepted = _compare(own, theirs)
     problems = [
         *_refused("missing", report.missing, allow_missing),
@@ -186,20 +185,21 @@ def load_into(
     return report
 
 
-def _without_prefixes(state_dict: Mapping, own: Mapping, prefixes: Sequence[str]) -> dict[str, Any]:
+def _without_prefixes(state_dict: Mapping, own: Mapping) -> dict[str, Any]:
+    """Wrappers' prefixes are taken off names that the model does not know."""
     theirs: dict[str, Any] = {}
     for key, value in state_dict.items():
-        name = _without_prefix(str(key), own, prefixes)
+        name = _without_prefix(str(key), own)
         if name in theirs:
             raise CheckpointError(f"the weights name `{name}` twice (once as `{key}`): which one is meant is unclear.")
         theirs[name] = value
     return theirs
 
 
-def _without_prefix(key: str, own: Mapping, prefixes: Sequence[str]) -> str:
+def _without_prefix(key: str, own: Mapping) -> str:
     name = key
     while name not in own:
-        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
         if prefix is None:
             return key
         name = name.removeprefix(prefix)

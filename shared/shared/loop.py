@@ -32,6 +32,7 @@ from . import run as run_module
 from .errors import CheckpointError, ConfigError
 from .metrics import RunningMeans
 from .optim import Ema, accumulate, apply_schedule, describe_groups, optimizer_step
+from .storage import storage_error
 
 WAIT_ALARM = 0.15  # share of a logging interval spent waiting for data, above which the log says so
 
@@ -200,11 +201,18 @@ class Loop:
         with run_module.deferred():
             state = self.state()
             if self.world.is_main:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                self._make_folder()
                 path = self.folder / f"step-{self.steps_done:07d}.pt"
                 checkpoint.save(path, state, step=self.steps_done, extra={"world_size": self.world.size})
                 checkpoint.prune(self.folder, self.settings.keep)
             self.world.barrier()
+
+    def _make_folder(self) -> None:
+        """In the run's folder only: one that is gone is not begun anew, half, in its place."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise storage_error(self.folder, error) from error
 
     def resume(self) -> bool:
         """Continue from this stage's newest good checkpoint; False when there is none.

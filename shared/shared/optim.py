@@ -11,30 +11,26 @@ multiplier. (PyTorch's OneCycleLR and OpenPCDet's OneCycle write one rate into a
 first step.) `optimizer_step` checks loss and gradients on every rank before any weight moves.
 """
 
+from __future__ import annotations
+
 import difflib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError, ConfigError, NonFiniteError
 
+if TYPE_CHECKING:
+    from .run import World
+
 log = logging.getLogger(__name__)
 MAX_LISTED = 64  # sample ids in an error message
-
-
-class World(Protocol):
-    """What is asked of the process group here (see run.World)."""
-
-    rank: int
-    size: int
-
-    def sum(self, tensor: Tensor) -> Tensor: ...
 
 
 # --- learning-rate groups ---------------------------------------------------------------------------------------------

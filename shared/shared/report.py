@@ -26,7 +26,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from .errors import DataError
-from .metrics import read_records
+from .metrics_log import read_records
 from .storage import write_atomic
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

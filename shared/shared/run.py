@@ -13,9 +13,11 @@
 """
 
 import contextlib
+import gc
 import os
 import random
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -40,7 +42,6 @@ __all__ = [
     "World",
     "check",
     "deferred",
-    "deterministic",
     "format_line",
     "iterate",
     "make_loader",
@@ -129,14 +130,24 @@ def world_from_environment(device: str = "auto", *, timeout_s: float = 600) -> I
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
         yield world
-    except BaseException:
+    except BaseException as error:
         # The others wait for this process: closing its connections ends them at once. NCCL would wait here for work
         # that never finishes; its connections close when this process ends.
         if world.device.type != "cuda":
+            _forget_frames(error)
             dist.destroy_process_group()
         raise
     _GROUPS.append(dist.group.WORLD)
     dist.destroy_process_group()
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Free what the functions that an error has left still hold: of a model's reducer and its group, the group must be
+    the last to go (see _GROUPS). Where the error arose stays known."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def _torchrun_numbers() -> tuple[int, int, int]:
@@ -184,13 +195,6 @@ def seed_everything(seed: int) -> None:
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The generator of one sample in one epoch: the same whichever process draws it, and in whatever order."""
     return np.random.default_rng(np.random.SeedSequence((seed, epoch, index)))
-
-
-def deterministic() -> None:
-    """Ask torch for repeatable results; an operation that has none warns."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 # ---------------------------------------------------------------- commands

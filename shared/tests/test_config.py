@@ -1,12 +1,12 @@
 """Configuration: merging, strict YAML, errors that name key, value, file and remedy, round trip and hash."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 import pytest
 
-from shared.config import Schema, config_hash, load_config, merged, to_yaml
+from shared.config import Anchored, Schema, config_hash, load_config, merged, to_yaml
 from shared.errors import ConfigError
 
 
@@ -45,6 +45,50 @@ def error_of(files, overrides=()) -> str:
     with pytest.raises(ConfigError) as caught:
         load_config(Settings, files, overrides)
     return str(caught.value)
+
+
+class Weights(Schema):
+    file: Annotated[str | None, Anchored(lambda text, folder: str(folder / text))] = None
+
+
+class Placed(Schema):
+    results: Path = Path("results")
+    teacher: Weights = Weights()
+    student: Weights | None = None
+
+
+# --- paths ---
+
+
+def test_a_path_may_be_the_default_of_a_path(write):
+    assert load_config(Placed, []).results == Path("results") == Placed().results
+    assert load_config(Placed, [write("results: there\n")]).results == Path("there")
+    with pytest.raises(pydantic.ValidationError):
+        Placed(results=3)
+
+
+def test_a_relative_path_counts_from_where_it_was_written(write, tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    first = write("teacher: {file: a.pt}\nstudent: {file: b.pt}\n", "deep/first.yaml")
+    second = write("student: {file: c.pt}\n", "second.yaml")
+    monkeypatch.chdir(elsewhere)
+    both = load_config(Placed, [Path("../deep/first.yaml"), second])
+    assert Path(both.teacher.file).resolve() == tmp_path / "deep" / "a.pt"
+    assert Path(both.student.file) == tmp_path / "c.pt", "the later file's folder counts"
+    assert Path(both.teacher.file).is_absolute()
+    told = load_config(Placed, [first], ["teacher.file=x/d.pt", f"student.file={tmp_path}/e.pt"])
+    assert Path(told.teacher.file) == elsewhere / "x" / "d.pt"
+    assert Path(told.student.file) == tmp_path / "e.pt"
+    assert load_config(Placed, [first], ["student=null", "teacher.file=null"]) == Placed()
+
+
+def test_a_wrong_value_where_a_path_may_stand_is_told_as_ever(write):
+    with pytest.raises(ConfigError, match=r"teacher\.file = 3 .*settings\.yaml:1"):
+        load_config(Placed, [write("teacher: {file: 3}\n")])
+    with pytest.raises(ConfigError, match=r"teacher = 'x'"):
+        load_config(Placed, [write("teacher: x\n")])
 
 
 # --- merging ---

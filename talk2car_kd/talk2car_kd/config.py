@@ -1,12 +1,13 @@
 """The configuration: one typed, frozen tree. Every value stands in config/default.yaml; the schema has no defaults of
-its own, so a reader finds each number in one place. Order: default.yaml < --config files < --set a.b=c."""
+its own, so a reader finds each number in one place. Order: default.yaml < --config files < --set a.b=c.
+(`export` alone has defaults: it decides nothing of a model, and the record of a weight file need not hold it.)"""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shared.config import Schema
+from shared.config import Anchored, Schema
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent  # the folder that holds main.py, config/, data/, results/
 DEFAULT = PACKAGE_ROOT / "config" / "default.yaml"
@@ -18,7 +19,17 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 HeightWidth = tuple[Count, Count]
-Triple = tuple[float, float, float]
+
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+LOCAL_DIR = "local-dir:"
+
+
+def placed(text: str, folder: Path) -> str:
+    """A weights file or `local-dir:<folder>`, counted from `folder` when relative; a tag as it is."""
+    name = text.removeprefix(LOCAL_DIR)
+    if name == text and Path(text).suffix not in WEIGHT_SUFFIXES:
+        return text
+    return text.removesuffix(name) + str(folder / name)
 
 
 class Data(Schema):
@@ -62,13 +73,15 @@ class TeacherTraining(Schema):
 
 class Teacher(Schema):
     name: str  # open_clip model name
-    pretrained: str | None  # tag, weights file, or `local-dir:<folder>`; never random weights
+    pretrained: Annotated[
+        str | None, Anchored(placed)
+    ]  # tag, weights file, or `local-dir:<folder>`; never random weights
     train: TeacherTraining | None  # embedded world only
 
 
 class Student(Schema):
     backbone: str  # any timm ConvNeXt
-    init: str  # timm weight tag, weights file, or the word `random`
+    init: Annotated[str, Anchored(placed)]  # timm weight tag, weights file, or the word `random`
     multiscale: bool  # fuse strides 8, 16, 32; otherwise the last map alone (stride 32)
     map_dim: Count  # channels of the fused map
     map_stride: Literal[8, 16, 32]
@@ -177,6 +190,13 @@ class Training(Schema):
     wandb: bool
 
 
+class Export(Schema):
+    """What `--stage export` measures the student's image tower against."""
+
+    image_towers: tuple[str, ...] = ("ViT-B-32", "ViT-B-16", "ViT-L-14")  # open_clip model names
+    rounds: Count = 10  # the latency is their median
+
+
 class Config(Schema):
     data: Data
     world: World | None
@@ -186,6 +206,7 @@ class Config(Schema):
     stage2: Stage2
     eval: Eval
     training: Training
+    export: Export = Export()
 
     @property
     def embedded(self) -> bool:

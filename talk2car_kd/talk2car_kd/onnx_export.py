@@ -8,19 +8,13 @@
 The student's encoder, the frozen text tower and the head are in it; what Stage 2 never calls (the projection into the
 teacher's space, the tower's own text projection) is not.
 
-The exporter is torch.export's (`dynamo=True`, torch 2.10's default, needs onnxscript): it says what it cannot
-express, while the older TorchScript one is deprecated and bakes Python numbers in silently.
 Nothing is written before ONNX Runtime has given PyTorch's numbers.
 """
 
 # H, W input height and width; h, w cells; L tokens, always text_len of them.
 
-import contextlib
-import importlib.metadata
 import json
-import logging
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,14 +26,14 @@ from torch import Tensor, nn
 
 from shared import run as run_module
 from shared.checkpoint import sha256_of, write_atomic
-from shared.errors import UserError
+from shared.errors import ExportError
+from shared.onnx_graphs import OPSET, session_of, to_onnx, versions
 
 from .single import Grounder
 from .student import parameter_count
 from .teacher import token_tower
 
-MODEL_NAME, RECORD_NAME = "model.onnx", "export.json"
-OPSET = 18
+MODEL_NAME, RECORD_NAME, REPORT_NAME = "model.onnx", "export.json", "report.html"
 # Two fp32 engines add in different orders: 1e-4 on logits of order 1..10 and on shares of the frame is some hundred
 # roundings; a graph that computes something else is off by far more.
 TOLERANCE = 1e-4
@@ -98,46 +92,11 @@ class Parity:
 
 def build_onnx(grounder: Grounder) -> bytes:
     """The graph, serialised. UserError without the `export` extra."""
-    require_extra()
     graph = GroundingGraph(grounder).eval()
-    example = torch.zeros(1, 3, *grounder.input_hw), token_ids_of(grounder, "stop")
+    example = {"image": torch.zeros(1, 3, *grounder.input_hw), "token_ids": token_ids_of(grounder, "stop")}
     with torch.no_grad():
-        count = len(graph(*example))
-    with quiet():
-        program = torch.onnx.export(
-            graph,
-            example,
-            dynamo=True,
-            input_names=["image", "token_ids"],
-            output_names=["boxes_cxcywh", "score_map"][:count],
-            opset_version=OPSET,
-            verbose=False,
-        )
-    return program.model_proto.SerializeToString()
-
-
-def require_extra() -> None:
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401 - torch.onnx asks for it late, with a message of its own
-    except ImportError as error:
-        raise UserError(
-            f"the export needs the extra `export` ({error.name} is missing): pip install -e .[export]"
-        ) from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without torch.onnx's remarks about operators of other libraries and its own deprecations."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
+        count = len(graph(*example.values()))
+    return to_onnx(graph, example, ["boxes_cxcywh", "score_map"][:count])
 
 
 def parity_inputs(grounder: Grounder, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -153,10 +112,8 @@ def parity_inputs(grounder: Grounder, seed: int = 0) -> list[tuple[Tensor, Tenso
 
 
 def check_parity(onnx_bytes: bytes, grounder: Grounder, tolerance: float = TOLERANCE) -> Parity:
-    """Run graph and PyTorch on the same inputs; RuntimeError when they differ by more than `tolerance`."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
+    """Run graph and PyTorch on the same inputs; ExportError when they differ by more than `tolerance`."""
+    session = session_of(onnx_bytes)
     graph = GroundingGraph(grounder).eval()
     largest = {output.name: 0.0 for output in session.get_outputs()}
     pairs, decided = parity_inputs(grounder), 0
@@ -171,7 +128,11 @@ def check_parity(onnx_bytes: bytes, grounder: Grounder, tolerance: float = TOLER
                 largest[name] = max(largest[name], float(np.abs(want.numpy() - got).max()))
     parity = Parity(len(pairs), decided, tolerance, largest)
     if not decided or not all(value <= tolerance for value in largest.values()):  # NaN is not within it either
-        raise RuntimeError(f"ONNX Runtime does not give PyTorch's numbers: {parity}. Nothing was exported.")
+        raise ExportError(
+            f"{grounder.path}: ONNX Runtime does not give PyTorch's numbers: {parity}. Nothing was exported. If NaN is "
+            "among them the weights are bad: train again; else use the versions of torch, onnx, onnxscript and "
+            "onnxruntime that the lock names."
+        )
     return parity
 
 
@@ -200,16 +161,20 @@ def text_parameters(text: nn.Module) -> list[Tensor]:
             *text.ln_final.parameters()]  # fmt: skip
 
 
-def write_export(grounder: Grounder, folder: Path, tolerance: float = TOLERANCE) -> dict:
+def write_export(
+    grounder: Grounder, folder: Path, tolerance: float = TOLERANCE, measured: Callable[[], dict] | None = None
+) -> dict:
     """Write `folder`/model.onnx and, last, export.json, which completes it; returns the record.
 
-    An earlier export is removed first: after a failure or a kill there is no file that looks like this one.
+    measured: asked, once the graph has proved right, for what the record shall say of speed. An earlier export is
+    removed first: after a failure or a kill there is no file that looks like this one.
     """
-    for name in (RECORD_NAME, MODEL_NAME):
+    for name in (REPORT_NAME, RECORD_NAME, MODEL_NAME):
         (folder / name).unlink(missing_ok=True)
     onnx_bytes = build_onnx(grounder)
     run_module.check()
     parity = check_parity(onnx_bytes, grounder, tolerance)
+    speed = measured() if measured else None
     path = write_atomic(folder / MODEL_NAME, onnx_bytes)
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -227,7 +192,8 @@ def write_export(grounder: Grounder, folder: Path, tolerance: float = TOLERANCE)
         "frame_wh": list(grounder.config.stage2.frame_wh),
         "parameters": sizes_of(grounder),
         "parity": asdict(parity),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
+        "latency": speed,
+        "versions": versions(),
     }  # fmt: skip
     write_atomic(folder / RECORD_NAME, json.dumps(record, indent=1) + "\n")
     return record

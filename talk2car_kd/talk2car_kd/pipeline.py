@@ -22,7 +22,7 @@ NEEDS_MODEL = ("test", "export")  # stages that, alone, judge a model that is th
 # What changes neither the weights nor the numbers, so that a cut run can be continued with another value.
 NOT_HASHED = (
     "data.cache_dir", "data.results_dir", "data.embedded_dir", "training.device", "training.workers",
-    "training.loader_timeout_s", "training.keep", "training.wandb",
+    "training.loader_timeout_s", "training.keep", "training.wandb", "export",
 )  # fmt: skip
 BANNER = """
   +----------------------------------------------------------------------------+

@@ -1,5 +1,6 @@
 """report.html of a run: what was learned, against what, where it fails, and what it looks like."""
 
+import json
 from pathlib import Path
 
 from shared.metrics import read_records
@@ -7,6 +8,8 @@ from shared.report import Report, curves
 
 from .evaluation import Record
 from .inference import evenly
+from .latency import HEADERS, cells, conditions
+from .onnx_export import RECORD_NAME, REPORT_NAME
 from .visualization import contact_sheet, draw_record
 
 SHEET = 8  # pictures in the report
@@ -32,6 +35,9 @@ def write_report(folder: Path, config, checkpoint: Path, record: dict, results: 
             _score_tables(report, result)
         _pictures(report, folder, split, result.records, config)
     _training(report, folder)
+    exported = folder / "export" / RECORD_NAME
+    if exported.exists():
+        _export(report, json.loads(exported.read_bytes()))
     report.heading("Configuration")
     report.code((folder / "config.yaml").read_text() if (folder / "config.yaml").exists() else repr(config))
     path = folder / "report.html"
@@ -75,3 +81,26 @@ def _training(report: Report, folder: Path) -> None:
         if shown:
             report.heading(f"Training: {stage}", level=3)
             report.figure(curves(metrics, shown, stage, split_prefix=stage))
+
+
+def write_export_report(folder: Path, record: dict) -> Path:
+    """Write `folder`/report.html: what `--stage export` recorded (export.json), to be read."""
+    report = Report("Talk2Car grounding, exported", banner=record["mark"], subtitle=record["file"]["name"])
+    _export(report, record)
+    report.write(folder / REPORT_NAME)
+    return folder / REPORT_NAME
+
+
+def _export(report: Report, record: dict) -> None:
+    report.heading("Size and speed of the exported model")
+    parity = ", ".join(f"{name} {value:.1e}" for name, value in record["parity"]["max_abs_difference"].items())
+    report.text(
+        f"{record['file']['name']} ({record['file']['bytes'] / 2**20:.1f} MiB) was made of "
+        f"{Path(record['checkpoint']['path']).name} (sha256 {record['checkpoint']['sha256'][:12]}). ONNX Runtime "
+        f"against PyTorch, largest difference: {parity}."
+    )
+    sizes = [[name.replace("_", " "), f"{count / 1e6:.2f}"] for name, count in record["parameters"].items()]
+    report.table(["part", "parameters, M"], sizes, caption="What the graph holds; the text tower reads the commands")
+    if speed := record.get("latency"):
+        caption = f"Image towers in PyTorch, {conditions(speed)}, all in one run; CLIP's with random weights"
+        report.table(HEADERS, cells(speed), caption=caption)

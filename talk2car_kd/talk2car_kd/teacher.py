@@ -16,8 +16,9 @@ from torch import Tensor
 from shared.checkpoint import load_into, load_weights, tensors_sha256
 from shared.errors import CheckpointError, ConfigError
 
+from .config import LOCAL_DIR, WEIGHT_SUFFIXES
+
 log = logging.getLogger(__name__)
-WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
 class Teacher:
@@ -130,8 +131,8 @@ def load_teacher(config, device: torch.device | str = "cpu") -> Teacher:
             f"teacher.pretrained is empty for {config.name}: name a tag (open_clip.list_pretrained()), a weights file, "
             "or local-dir:<folder with open_clip_config.json and weights>"
         )
-    if config.pretrained.startswith("local-dir:"):
-        return _from_folder(Path(config.pretrained.removeprefix("local-dir:")), device)
+    if config.pretrained.startswith(LOCAL_DIR):
+        return _from_folder(Path(config.pretrained.removeprefix(LOCAL_DIR)), device)
     if config.name not in open_clip.list_models():
         raise ConfigError(f"teacher.name: open_clip knows no model {config.name!r}; see open_clip.list_models()")
     if Path(config.pretrained).suffix in WEIGHT_SUFFIXES:

@@ -11,6 +11,7 @@ from shared import benchmark
 from shared.errors import StorageError
 from shared.run import World
 from talk2car_kd.config import PACKAGE_ROOT
+from talk2car_kd.latency import Tower, gmacs
 
 PROMISED = {"benchmark", "date_utc", "commit", "command", "hardware", "versions", "results"}
 
@@ -65,9 +66,9 @@ def test_ratios_are_baseline_over_ours_round_by_round():
         benchmark.median_ratio([1.0], [])
 
 
-def test_gmacs_of_a_convolution_and_of_attention_by_hand(latency):
+def test_gmacs_of_a_convolution_and_of_attention_by_hand():
     conv = torch.nn.Conv2d(3, 8, 3, padding=1)
-    assert latency.gmacs(latency.Tower("c", conv, conv, 10, 12)) == pytest.approx(10 * 12 * 8 * 3 * 9 / 1e9)
+    assert gmacs(Tower("c", conv, conv, 10, 12)) == pytest.approx(10 * 12 * 8 * 3 * 9 / 1e9)
     attention = torch.nn.MultiheadAttention(8, 2, batch_first=True).eval()
 
     def call(pixels):
@@ -76,7 +77,7 @@ def test_gmacs_of_a_convolution_and_of_attention_by_hand(latency):
 
     tokens = 4 * 5
     by_hand = tokens * 8 * 8 * 4 + 2 * tokens * tokens * 8  # four projections, then q k' and its product with v
-    assert latency.gmacs(latency.Tower("a", attention, call, 4, 5)) == pytest.approx(by_hand / 1e9)
+    assert gmacs(Tower("a", attention, call, 4, 5)) == pytest.approx(by_hand / 1e9)
 
 
 def test_latency_quick(latency, tmp_path, capsys):

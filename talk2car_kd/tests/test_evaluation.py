@@ -1,104 +1,15 @@
-"""The official rule on hand-made and real boxes, the table behind a score, floors and controls."""
+"""The official rule on hand-made and real boxes, and the table behind a score."""
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
+from evaluation_samples import FRAME_WH, Echo, Loader, command, config, random_commands
 
 from shared.errors import DataError, NonFiniteError
 from shared.metrics import bootstrap_interval
 from talk2car_kd import baselines, evaluation
-from talk2car_kd.boxes import to_unit_cxcywh
-from talk2car_kd.talk2car_annotations import Command
-from talk2car_kd.teacher import CommandTokens
-
-FRAME_WH = (1600, 900)
-
-
-def config(iou_op="gt", samples=50):
-    return SimpleNamespace(
-        eval=SimpleNamespace(iou_op=iou_op, bootstrap_samples=samples), stage2=SimpleNamespace(frame_wh=FRAME_WH)
-    )
-
-
-def command(number, box=(100.0, 400.0, 200.0, 100.0), text="stop behind the red car", frame=None, **tags):
-    frame = number if frame is None else frame
-    return Command(
-        command_token=f"token{number:03}",
-        text=text,
-        image_path=Path(f"frame{frame}.jpg"),
-        sample_token=f"sample{frame}",
-        scene_token=f"scene{frame // 2}",
-        box_xywh_px=box,
-        class_name="vehicle.car" if number % 3 else "human.pedestrian.adult",
-        tags=tags,
-    )
-
-
-def random_commands(count, seed=0):
-    rng = np.random.default_rng(seed)
-    words = ["the car on the left", "a man on the right", "park by the bus", "follow that truck", "go around"]
-    boxes = np.concatenate([rng.uniform(0, [1200, 600], (count, 2)), rng.uniform(20, [400, 300], (count, 2))], axis=1)
-    return [
-        command(i, tuple(box.round().tolist()), words[i % 5], frame=i // 2, cue="side" if i % 2 else "colour")
-        for i, box in enumerate(boxes)
-    ]
-
-
-@dataclass
-class Dataset:
-    commands: list
-
-
-class Loader:
-    """Batches as collate_grounding makes them; the "text" of row i is its own box, so a model can answer."""
-
-    def __init__(self, commands, rows=None, batch_size=4):
-        self.dataset = Dataset(commands)
-        rows = list(range(len(commands))) if rows is None else rows
-        self.batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        for rows in self.batches:
-            text = torch.stack([features(self.dataset.commands[row]) for row in rows])
-            yield {
-                "images": torch.ones(1, 3, 8, 8),
-                "image_index": torch.zeros(len(rows), dtype=torch.long),
-                "text_emb": text,
-                "text_mask": torch.ones(text.shape[:2], dtype=torch.bool),
-                "token_ids": torch.zeros(text.shape[:2], dtype=torch.long),
-                "index": torch.tensor(rows),
-            }
-
-
-def features(command):
-    box = command.box_xywh_px or (0.0, 0.0, 1.0, 1.0)
-    return to_unit_cxcywh(torch.tensor([box], dtype=torch.float64), FRAME_WH)
-
-
-class Echo(nn.Module):
-    """Answers with the box in its text; wider by `slack` times the centre's x, and blind when the images are blank."""
-
-    def __init__(self, slack=0.0):
-        super().__init__()
-        self.slack = nn.Parameter(torch.tensor(slack))
-        self.frozen = nn.Dropout().eval()
-
-    def forward(self, images, text_emb, text_mask, image_index, token_ids):
-        assert not self.training and not torch.is_grad_enabled()
-        seen = images[image_index].mean(dim=(1, 2, 3))[:, None]
-        cx, cy, w, h = text_emb[:, 0].unbind(-1)
-        boxes = torch.stack([cx, cy, w * (1 + self.slack * cx), h], dim=-1)
-        return {"boxes_cxcywh": boxes * seen, "score_map": torch.arange(6.0).view(1, 2, 3).expand(len(boxes), 2, 3)}
-
 
 # --- the official rule ---
 
@@ -305,102 +216,6 @@ def test_commands_nobody_predicted_are_missed():
     commands = random_commands(10)
     with pytest.raises(ValueError, match=r"2 of 10 commands were not predicted, first index 8"):
         evaluation.evaluate_talk2car(Echo(), Loader(commands, list(range(8))), config())
-
-
-# --- floors and controls ---
-
-
-def test_constant_boxes():
-    commands = [command(i, (float(10 * i), 400.0, 200.0, 100.0)) for i in range(9)] + [command(9, None)]
-    assert baselines.median_box(commands) == [40, 400, 200, 100]
-    assert baselines.best_constant_box(commands) == [40, 400, 200, 100]  # it hits all nine, nearest to all of them
-    far = [command(20 + i, (float(300 * i), 0.0, 20.0, 20.0)) for i in range(5)]
-    assert baselines.best_constant_box(commands + far) == [40, 400, 200, 100]  # where the median moves
-    with pytest.raises(DataError, match="train split"):
-        baselines.median_box([command(0, None)])
-
-
-@pytest.mark.parametrize(
-    "text, noun",
-    [
-        ("stop behind the bus next to the car", "bus"),
-        ("follow those cars", "car"),
-        ("Pick up that WOMAN", "person"),
-        ("park by the traffic cones", "cone"),
-        ("careful, carpet ahead", None),
-        ("", None),
-    ],
-)
-def test_named_object(text, noun):
-    assert baselines.named_object(text) == noun
-
-
-def test_text_prior_uses_the_words_and_backs_off():
-    left = [command(i, (100.0, 400.0, 100.0, 100.0), "the car on the left") for i in range(6)]
-    right = [command(i, (1400.0, 400.0, 100.0, 100.0), "the car on the right") for i in range(6)]
-    bus = [command(i, (700.0, 300.0, 300.0, 300.0), "the bus") for i in range(6)]
-    truck = [command(30, (0.0, 0.0, 9.0, 9.0), "the truck")]
-    prior = baselines.TextPrior(left + right + bus)
-    assert prior("park near the left car")[0] == 100
-    assert prior("a car on the right")[0] == 1400
-    assert prior("the bus on the right") == [700, 300, 300, 300]  # never seen with a side: the noun decides
-    assert prior("the zebra on the left")[0] == 100  # unknown noun: the side decides
-    assert baselines.TextPrior(left + right + bus + truck)("the truck") != [0, 0, 9, 9]  # one row says too little
-    assert prior("stop here") == baselines.median_box(left + right + bus)
-
-
-def test_floors_are_official_scores_and_the_oracle_needs_its_tag():
-    train, test = random_commands(40, seed=1), random_commands(20, seed=2)
-    rows = baselines.floors(train, test)
-    assert set(rows) == {"median box", "best constant box", "text prior"}
-    assert all(row["n"] == 20 and 0 <= row["ap50"] <= 1 for row in rows.values())
-    assert baselines.class_oracle_ap50([command(0, n_same_class=1), command(1, n_same_class=4)]) == 0.625
-    assert baselines.class_oracle_ap50([command(0, n_same_class=1), command(1)]) is None
-
-
-@pytest.mark.parametrize("count", [4, 23, 60])
-def test_shuffled_text_is_a_permutation_across_frames(count):
-    commands = [command(i, text=f"text {i}", frame=i // 2) for i in range(count)]
-    texts = baselines.shuffled_texts(commands, seed=3)
-    assert sorted(texts) == sorted(c.text for c in commands)
-    source = {c.text: c.sample_token for c in commands}
-    assert all(source[text] != c.sample_token for text, c in zip(texts, commands, strict=True))
-    assert baselines.shuffled_texts(commands, seed=3) == texts
-    with pytest.raises(DataError, match="one frame"):
-        baselines.shuffled_texts([command(i, frame=0) for i in range(3)])
-
-
-def test_shuffled_text_prefers_other_sentences():
-    commands = [command(i, text="left" if i < 10 else "right") for i in range(20)]
-    texts = baselines.shuffled_texts(commands)
-    assert sum(text == c.text for text, c in zip(texts, commands, strict=True)) < 10
-
-
-def test_controls_take_the_text_or_the_image_away():
-    commands = [command(i, box, text=str(i)) for i, box in enumerate(c.box_xywh_px for c in random_commands(24))]
-    by_text = {c.text: CommandTokens(torch.ones(1, dtype=torch.long), features(c)) for c in commands}
-    loader = Loader(commands)
-    shuffled = baselines.with_shuffled_text(loader, by_text.__getitem__)
-    assert evaluation.evaluate_talk2car(Echo(), loader, config())["ap50"] == 1.0
-    assert evaluation.evaluate_talk2car(Echo(), shuffled, config())["ap50"] < 0.3
-    blind = baselines.with_blank_images(loader)
-    assert evaluation.evaluate_talk2car(Echo(), blind, config())["average_iou"] == 0.0
-    assert len(blind) == len(loader) and loader.__iter__().__next__()["images"].mean() == 1
-
-
-def test_shuffled_text_pads_and_masks():
-    commands = [command(i, text=str(i)) for i in range(4)]
-
-    def reader(text):
-        return CommandTokens(torch.full((int(text) + 1,), 7), torch.ones(int(text) + 1, 2))
-
-    loader = baselines.with_shuffled_text(Loader(commands), reader)
-    batch = next(iter(loader))
-    lengths = [int(text) + 1 for text in baselines.shuffled_texts(commands)]
-    assert batch["text_emb"].shape == (4, 4, 2)
-    assert batch["text_mask"].sum(dim=1).tolist() == lengths
-    assert torch.equal(batch["text_emb"][..., 0] > 0, batch["text_mask"])
-    assert torch.equal(batch["token_ids"] == 7, batch["text_mask"])
 
 
 # --- the real files ---

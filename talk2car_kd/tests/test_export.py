@@ -14,10 +14,13 @@ import torch
 pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 import onnxruntime
 
+from shared.errors import ConfigError, ExportError, UserError
 from talk2car_kd import onnx_export
-from talk2car_kd.config import PACKAGE_ROOT
+from talk2car_kd.config import PACKAGE_ROOT, Export
 from talk2car_kd.grounding import Talk2CarModel, build_head
+from talk2car_kd.latency import check_names
 from talk2car_kd.onnx_export import GroundingGraph, Parity, check_parity, parity_inputs, token_ids_of, write_export
+from talk2car_kd.pipeline import main
 from talk2car_kd.single import Grounder
 from talk2car_kd.student import empty_like_student
 
@@ -116,8 +119,9 @@ def test_another_graph_fails_and_leaves_nothing(exported, grounder, tmp_path, mo
     other = Grounder.load(grounder.path)
     with torch.no_grad():
         other.model.head.box.join.out.bias += 0.01
-    with pytest.raises(RuntimeError, match="does not give PyTorch's numbers"):
+    with pytest.raises(ExportError, match=r"talk2car_best\.pth.*does not give PyTorch's numbers.*Nothing.*onnxruntime"):
         write_export(other, tmp_path)
+    assert issubclass(ExportError, UserError)  # a message and exit code 2, no traceback
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,7 +129,7 @@ def test_nan_is_no_parity(exported, grounder):
     other = Grounder.load(grounder.path)
     with torch.no_grad():
         other.model.head.reg.fill_(float("nan"))
-    with pytest.raises(RuntimeError, match="does not give"):
+    with pytest.raises(ExportError, match="does not give"):
         check_parity((exported[0] / "model.onnx").read_bytes(), other)
 
 
@@ -156,16 +160,37 @@ def test_sigterm_ends_the_command_with_143_and_no_file(tiny_run, tmp_path):
             time.sleep(0.5)
             process.send_signal(signal.SIGTERM)
             break
-    rest = process.communicate(timeout=120)[0]
+    rest = process.communicate(timeout=30)[0]
     assert process.returncode == 143, "".join(lines) + rest
     assert "Traceback" not in rest
     assert list((tmp_path / "results" / "e" / "export").iterdir()) == []
 
 
 def test_no_checkpoint_at_all(tiny_run, tmp_path):
-    from talk2car_kd.pipeline import main
-
     assert main(command(tiny_run, tmp_path)[2:]) == 2
+
+
+SMALL = ("--set", "export.image_towers=[ViT-S-32-alt]", "--set", "export.rounds=1")
+
+
+def test_the_command_measures_the_student_beside_clip_and_reports_it(tiny_run, tmp_path, capsys):
+    assert main([*command(tiny_run, tmp_path, "--checkpoint", str(tiny_run.checkpoint), *SMALL)[2:]]) == 0
+    printed, folder = capsys.readouterr().out, tmp_path / "results" / "e" / "export"
+    record = json.loads((folder / "export.json").read_text())
+    h, w = tiny_run.config.stage2.input_hw
+    names = [row["name"] for row in record["latency"]["towers"]]
+    assert names == ["student 224", f"student {h}x{w}", "ViT-S-32-alt 224"]
+    assert all(row["latency_ms"] > 0 and row["gmacs"] > 0 for row in record["latency"]["towers"])
+    report = (folder / "report.html").read_text()
+    for row in record["latency"]["towers"]:
+        assert row["name"] in printed and f"{row['latency_ms']:.1f}" in report
+    assert tiny_run.config.data.mark in report
+
+
+def test_a_tower_nobody_knows_is_told():
+    check_names(Export().image_towers)
+    with pytest.raises(ConfigError, match="ViT-B-31"):
+        check_names(["ViT-B-32", "ViT-B-31"])
 
 
 @pytest.mark.parametrize("stride", [16, 32])

@@ -1,16 +1,18 @@
 """The frozen teacher: where its weights come from, what it says, and its embeddings on disk."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
+from shared.config import load_config
 from shared.errors import CheckpointError, ConfigError
 from shared.run import World
 from talk2car_kd import embedded_teacher
+from talk2car_kd.config import DEFAULT, EMBEDDED, Config, TeacherTraining
 from talk2car_kd.config import Teacher as TeacherConfig
-from talk2car_kd.config import TeacherTraining
 from talk2car_kd.teacher import CommandReader, load_teacher
 from talk2car_kd.teacher_cache import CachedTargets, OnlineTargets, cache_key, cached_targets
 
@@ -50,6 +52,27 @@ def test_the_teacher_is_frozen_and_its_hash_proves_it(folder, teacher):
     teacher.encode_images(torch.randn(2, 3, 32, 32))
     teacher.read(["stop here"])
     assert load_teacher(named(f"local-dir:{folder}")).sha256 == teacher.sha256
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("local-dir:teachers/small", "local-dir:{here}/teachers/small"),
+        ("weights/b16.pt", "{here}/weights/b16.pt"),
+        ("local-dir:/far/teacher", "local-dir:/far/teacher"),
+        ("/far/b16.safetensors", "/far/b16.safetensors"),
+        ("laion2b_s34b_b88k", "laion2b_s34b_b88k"),
+    ],
+)
+def test_weights_named_by_a_path_count_from_where_they_were_written(tmp_path, text, expected):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"teacher: {{pretrained: '{text}'}}\nstudent: {{init: '{text.removeprefix('local-dir:')}'}}\n")
+    config = load_config(Config, [DEFAULT, EMBEDDED, file])
+    assert config.teacher.pretrained == expected.format(here=tmp_path)
+    if not text.startswith("local-dir:"):
+        assert config.student.init == config.teacher.pretrained
+    there = load_config(Config, [DEFAULT, EMBEDDED], [f"teacher.pretrained={text}"])
+    assert there.teacher.pretrained == expected.format(here=Path.cwd())
 
 
 @pytest.mark.parametrize("pretrained", [None, "", "local-dir:/nowhere", "/nowhere/weights.pt"])
