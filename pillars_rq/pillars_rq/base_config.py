@@ -12,6 +12,7 @@ from shared.errors import ConfigError
 
 from .anchors import KITTI_CLASSES, AnchorClass, classes_named
 from .decode import KITTI_LIMIT_M, Decoding
+from .detection_loss import CODE_WEIGHTS
 from .grid import Grid
 from .network import Widths
 from .world import WorldSpec
@@ -23,6 +24,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Layers = Annotated[int, Field(ge=0)]
+CodeWeights = tuple[NonNegative, NonNegative, NonNegative, NonNegative, NonNegative, NonNegative, NonNegative]
 Range = tuple[float, float, float, float, float, float]
 
 
@@ -141,6 +143,7 @@ class TrainingSettings(Schema):
     weight_decay: NonNegative = 0.01
     clip: Positive | None = None
     loss: LossSettings = LossSettings()
+    code_weights: CodeWeights = CODE_WEIGHTS  # of x, y, z, w, l, h, theta, within loss.reg
     eval_every: Count = 20  # epochs; the last one is always judged
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -57,9 +57,12 @@ NOT_HASHED = (
 
 
 def detection_epoch(
-    model: nn.Module, loader, anchors: Tensor, loop: Loop, *, bf16: bool = False, published_angle_loss: bool = False
+    model: nn.Module, loader, anchors: Tensor, loop: Loop, *, bf16: bool = False, **loss: Any
 ) -> dict[str, float]:
-    """One pass: pillars -> maps -> targets -> losses -> step. Returns the epoch's means of cls, reg, dir and loss."""
+    """One pass: pillars -> maps -> targets -> losses -> step. Returns the epoch's means of cls, reg, dir and loss.
+
+    loss: code_weights and published_angle_loss of `detection_losses`.
+    """
     model.train()
     device, classes = loop.world.device, loop.bare.classes
     for batch in loop.batches(loader):
@@ -67,7 +70,7 @@ def detection_epoch(
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             predictions = model(batch.pillars)
         targets = assign_targets(anchors, batch.boxes, batch.labels, classes)
-        terms = detection_losses(predictions, targets, published_angle_loss=published_angle_loss)
+        terms = detection_losses(predictions, targets, **loss)
         loop.step(terms, ids=batch.frame_ids, count=len(batch.frame_ids))
     return loop.close_epoch()
 
@@ -107,7 +110,7 @@ def train_base(
     loop = _loop(config, run, world, model, sampler)
     loop.resume()
     for epoch in loop.epochs():
-        detection_epoch(loop.model, loader, anchors, loop, bf16=training.bf16,
+        detection_epoch(loop.model, loader, anchors, loop, bf16=training.bf16, code_weights=training.code_weights,
                         published_angle_loss=settings.published_angle_loss)  # fmt: skip
         if (epoch + 1) % training.eval_every == 0 or epoch + 1 == training.epochs:
             _judge(config, run, model, val, loop, mark)

@@ -50,11 +50,15 @@ def corners(boxes: ArrayLike) -> np.ndarray:
 def points_in_boxes(points: ArrayLike, boxes: ArrayLike) -> np.ndarray:
     """Which points lie in which boxes, faces included: (P,3 or more: x, y, z, ...), (N,7) -> (P,N) bool."""
     points, boxes = np.asarray(points, np.float64), _as_boxes(boxes)
-    dx, dy, dz = (points[:, None, k] - boxes[:, k] for k in range(3))
-    cos, sin = np.cos(boxes[:, 6]), np.sin(boxes[:, 6])
+    reach = np.hypot(boxes[:, 3], boxes[:, 4]) / 2 + 1e-6
+    near = (np.abs(points[:, None, 0] - boxes[:, 0]) <= reach) & (np.abs(points[:, None, 1] - boxes[:, 1]) <= reach)
+    p, n = np.nonzero(near)  # the few pairs that are worth turning
+    dx, dy, dz = (points[p, k] - boxes[n, k] for k in range(3))
+    w, l, h, theta = boxes[n, 3:].T
+    cos, sin = np.cos(theta), np.sin(theta)
     across, along = dx * cos - dy * sin, dx * sin + dy * cos  # the inverse turn
-    inside = (np.abs(across) <= boxes[:, 3] / 2) & (np.abs(along) <= boxes[:, 4] / 2)
-    return inside & (dz >= 0) & (dz <= boxes[:, 5])
+    near[p, n] = (np.abs(across) <= w / 2) & (np.abs(along) <= l / 2) & (dz >= 0) & (dz <= h)
+    return near
 
 
 def _as_boxes(boxes: ArrayLike) -> np.ndarray:

@@ -10,7 +10,7 @@ A batch without positives gives reg = dir = 0 and a finite cls: it divides by at
 
 # B frames, N anchors of a frame, A anchors of a cell, K positives of the batch, C classes
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +20,21 @@ from .network import Predictions
 from .targets import IGNORED, Targets
 
 WEIGHTS: Mapping[str, float] = {"cls": 1.0, "reg": 2.0, "dir": 0.2}
+CODE_WEIGHTS = (1.0,) * 7  # of a box's numbers, within reg
 ALPHA, GAMMA = 0.25, 2.0
 BETA = 1 / 9  # below it smooth L1 is quadratic
 
 
 def detection_losses(
-    predictions: Predictions, targets: Targets, *, published_angle_loss: bool = False
+    predictions: Predictions,
+    targets: Targets,
+    *,
+    code_weights: Sequence[float] = CODE_WEIGHTS,
+    published_angle_loss: bool = False,
 ) -> dict[str, Tensor]:
     """Maps of the head and targets -> {"cls", "reg", "dir"}, scalars float32.
+
+    code_weights: of x, y, z, w, l, h, theta within reg; the published ones are all 1.
 
     published_angle_loss: the published weights' own angle term (its target uses the cosine of the already overwritten
     prediction: facts 2.3 quirk a), for continuing their training. The default is the intended one.
@@ -36,13 +43,13 @@ def detection_losses(
     positive = targets.positive
     count = positive.sum().clamp(min=1)  # stays on the device: no host read in a step
     wanted, angle = targets.deltas[positive], _published_angles if published_angle_loss else sine_difference
-    shape = F.smooth_l1_loss(deltas[positive][:, :6], wanted[:, :6], reduction="sum", beta=BETA)
-    turn = angle(deltas[positive][:, 6], wanted[:, 6])
-    turn = F.smooth_l1_loss(turn, torch.zeros_like(turn), reduction="sum", beta=BETA)
+    found = deltas[positive]
+    error = torch.cat([found[:, :6] - wanted[:, :6], angle(found[:, 6], wanted[:, 6])[:, None]], 1)
+    error = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=BETA)
     direction = F.cross_entropy(directions[positive], targets.directions[positive], reduction="sum")
     return {
         "cls": focal_loss(logits, targets.classes, targets.background) / count,
-        "reg": (shape + turn) / count,
+        "reg": (error.sum(0) * error.new_tensor(code_weights)).sum() / count,
         "dir": direction / count,
     }
 
@@ -61,12 +68,11 @@ def focal_loss(logits: Tensor, classes: Tensor, background: int) -> Tensor:
 
     -alpha_t (1 - p_t)^gamma log p_t of the sigmoid of every class (Lin et al., 1708.02002, equation 5).
     """
-    logits, classes = logits[classes != IGNORED], classes[classes != IGNORED]
-    truth = F.one_hot(classes, background + 1)[:, :background].to(logits.dtype)
+    truth = (classes[..., None] == torch.arange(background, device=classes.device)).to(logits.dtype)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     probability = logits.sigmoid()
-    miss = truth * (1 - probability) + (1 - truth) * probability
-    weight = truth * ALPHA + (1 - truth) * (1 - ALPHA)
+    miss = torch.where(truth > 0, 1 - probability, probability)
+    weight = torch.where(truth > 0, ALPHA, 1 - ALPHA) * (classes != IGNORED)[..., None]
     return (weight * miss**GAMMA * entropy).sum()
 
 

@@ -73,7 +73,12 @@ class Predictions(NamedTuple):
 
 
 class PillarEncoder(nn.Module):
-    """One linear layer for each point, then the maximum over the pillar's slots."""
+    """One linear layer for each point, then the maximum over the pillar's slots.
+
+    Most slots are empty, and all empty ones are alike: zero before the batch norm. Only occupied slots are computed;
+    the empty ones enter the batch statistics by their number, and the maximum as bn(0). `every_slot` is the same by the
+    formula of the paper, for graphs of fixed shape.
+    """
 
     def __init__(self, grid: Grid, channels: int):
         super().__init__()
@@ -85,24 +90,73 @@ class PillarEncoder(nn.Module):
         """points (P,M,4), counts (P,), cells (P,2) y, x -> (P,D) float32."""
         if points.shape[0] == 0:  # batch statistics of nothing do not exist
             return points.new_zeros(0, self.conv.out_channels)
+        pillar = torch.arange(len(points), device=points.device).repeat_interleave(counts)  # (N,)
+        rows = decorate_rows(points[occupied_slots(points, counts)], pillar, counts, cells, self.grid)
+        rows = F.linear(rows, self.conv.weight[..., 0]).to(points.dtype)  # (N,D), pillar by pillar
+        scale, shift = self._normalization(rows, points.shape[0] * points.shape[1])
+        rows = torch.addcmul(shift, rows, scale)
+        best = rows.new_full((len(points), rows.shape[1]), -torch.inf)
+        best = best.scatter_reduce(0, pillar[:, None].expand_as(rows), rows, "amax", include_self=False)
+        floored = torch.where((counts < points.shape[1])[:, None], torch.maximum(best, shift), best)
+        return F.relu(floored)  # ReLU and maximum change places: both are monotone
+
+    def _normalization(self, rows: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+        """(scale, shift), (D,) each: the batch norm as rows * scale + shift; shift is bn(0), the value of a slot that
+        is empty. In training from the statistics of all `slots`, which also move the running ones."""
+        bn = self.bn
+        if bn.training:
+            mean = rows.sum(0) / slots
+            variance = ((rows - mean).square().sum(0) + (slots - len(rows)) * mean.square()) / slots
+            _move_statistics(bn, mean, variance * (slots / max(1, slots - 1)))
+        else:
+            mean, variance = bn.running_mean, bn.running_var
+        scale = bn.weight * torch.rsqrt(variance + bn.eps)
+        return scale, bn.bias - mean * scale
+
+    def every_slot(self, points: Tensor, counts: Tensor, cells: Tensor) -> Tensor:
+        """As `forward`, with all P * M slots."""
         slots = decorate(points, counts, cells, self.grid).flatten(0, 1)  # (P * M, 9)
         slots = self.bn(F.linear(slots, self.conv.weight[..., 0]))  # a kernel of one slot is a linear layer
-        return F.relu(slots.view(*points.shape[:2], -1).amax(1))  # ReLU and maximum change places: both are monotone
+        return F.relu(slots.view(*points.shape[:2], -1).amax(1))
+
+
+@torch.no_grad()
+def _move_statistics(bn: nn.Module, mean: Tensor, unbiased_variance: Tensor) -> None:
+    """Running statistics after one more batch, as torch's batch norm moves them."""
+    bn.running_mean.lerp_(mean, bn.momentum)
+    bn.running_var.lerp_(unbiased_variance, bn.momentum)
+    bn.num_batches_tracked += 1
+
+
+def occupied_slots(points: Tensor, counts: Tensor) -> Tensor:
+    """Which slots of points (P,M,4) hold a point: (P,M) bool."""
+    return torch.arange(points.shape[1], device=points.device) < counts[:, None]
+
+
+def decorate_rows(rows: Tensor, pillar: Tensor, counts: Tensor, cells: Tensor, grid: Grid) -> Tensor:
+    """Points (N,4) of pillars (N,) -> (N,9): x - xc, y - yc, z, r, x - mean, y - mean, z - mean, x - xc, y - yc.
+
+    (xc, yc) is the centre of the cell (P,2), the mean is that of the pillar's points (facts 2.1).
+    """
+    xyz = rows[:, :3]
+    mean = xyz.new_zeros(len(counts), 3).index_add(0, pillar, xyz) / counts[:, None]
+    offset = rows[:, :2] - _centres(cells, grid, rows)[pillar]
+    return torch.cat([offset, rows[:, 2:], xyz - mean[pillar], offset], 1)
 
 
 def decorate(points: Tensor, counts: Tensor, cells: Tensor, grid: Grid) -> Tensor:
-    """(P,M,4) -> (P,M,9): x - xc, y - yc, z, r, x - mean, y - mean, z - mean, x - xc, y - yc; empty slots zero.
-
-    (xc, yc) is the centre of the cell, the mean is that of the pillar's points (facts 2.1).
-    """
+    """(P,M,4) -> (P,M,9): `decorate_rows` of all slots, the empty ones zero."""
     xyz = points[..., :3]
     mean = xyz.sum(1, keepdim=True) / counts[:, None, None]
-    low, size = points.new_tensor(grid.range_m[:2]), points.new_tensor(grid.voxel_m[:2])
-    centre = (cells.flip(1) * size + size / 2 + low)[:, None]  # (P,1,2) x, y
-    offset = xyz[..., :2] - centre
+    offset = xyz[..., :2] - _centres(cells, grid, points)[:, None]
     full = torch.cat([offset, points[..., 2:], xyz - mean, offset], 2)
-    occupied = torch.arange(points.shape[1], device=points.device) < counts[:, None]
-    return full * occupied[..., None]
+    return full * occupied_slots(points, counts)[..., None]
+
+
+def _centres(cells: Tensor, grid: Grid, like: Tensor) -> Tensor:
+    """x, y of the cells' centres in metres: (P,2) y, x -> (P,2)."""
+    low, size = like.new_tensor(grid.range_m[:2]), like.new_tensor(grid.voxel_m[:2])
+    return cells.flip(1) * size + size / 2 + low
 
 
 def scatter(features: Tensor, coords: Tensor, batch_size: int, grid: Grid) -> Tensor:
@@ -159,7 +213,10 @@ class Head(nn.Module):
         self.conv_dir_cls = nn.Conv2d(channels, anchors * DIRECTIONS, 1)
 
     def forward(self, features: Tensor) -> Predictions:
-        return Predictions(self.conv_cls(features), self.conv_reg(features), self.conv_dir_cls(features))
+        parts = [self.conv_cls, self.conv_reg, self.conv_dir_cls]
+        weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+        maps = F.conv2d(features, weight, bias)  # one pass over the features instead of three
+        return Predictions(*maps.split([part.out_channels for part in parts], 1))
 
 
 class PointPillars(nn.Module):

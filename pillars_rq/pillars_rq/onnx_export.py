@@ -41,14 +41,14 @@ PARITY_PILLARS = (1, 5, 40)  # another number than that of the example, one too
 
 
 class HeadGraph(nn.Module):
-    """The pillar encoder behind plain tensors."""
+    """The pillar encoder behind plain tensors, in its form of fixed shape: all slots, the empty ones too."""
 
     def __init__(self, model: PointPillars):
         super().__init__()
         self.encoder = model.pillar_encoder
 
     def forward(self, points: Tensor, counts: Tensor, cells: Tensor) -> Tensor:
-        return self.encoder(points, counts, cells)
+        return self.encoder.every_slot(points, counts, cells)
 
 
 class TailGraph(nn.Module):

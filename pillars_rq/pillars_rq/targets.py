@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .anchors import BOX_CODE, AnchorClass, encode_boxes
-from .boxes import limit_period, nearest_axis_iou
+from .boxes import limit_period, nearest_axis_bev
 
 IGNORED = -1
 
@@ -53,11 +53,8 @@ def direction_of(theta: Tensor) -> Tensor:
 
 
 def _assign_frame(anchors: Tensor, boxes: Tensor, labels: Tensor, classes: Sequence[AnchorClass]):
-    h, w, sizes, rotations, _ = anchors.shape
-    box_of = torch.stack(
-        [_box_of_anchor(anchors[:, :, k].reshape(-1, BOX_CODE), boxes, one) for k, one in enumerate(classes)]
-    )  # (S, h * w * 2), index of a box, or one of the two below
-    box_of = box_of.view(sizes, h, w, rotations).permute(1, 2, 0, 3).reshape(-1)  # the order of the head's channels
+    box_of = torch.stack([_box_of_anchor(anchors[:, :, k], boxes, one) for k, one in enumerate(classes)], 2)
+    box_of = box_of.reshape(-1)  # index of a box, or one of the two below; in the order of the head's channels
     anchors = anchors.reshape(-1, BOX_CODE)
     found = torch.where(box_of == UNDECIDED, IGNORED, len(classes))
     deltas, directions = anchors.new_zeros(anchors.shape), torch.zeros_like(found)
@@ -74,13 +71,31 @@ NOTHING, UNDECIDED = -1, -2  # no box near enough; between the thresholds
 
 
 def _box_of_anchor(anchors: Tensor, boxes: Tensor, one: AnchorClass) -> Tensor:
-    """For anchors (N,7) of one size: the box (index) each has to learn, NOTHING, or UNDECIDED -> (N,) int64."""
+    """For anchors (h,w,2,7) of one size: the box (index) each has to learn, NOTHING, or UNDECIDED -> (h,w,2) int64."""
     if len(boxes) == 0:
-        return torch.full((len(anchors),), NOTHING, device=anchors.device)
-    iou = nearest_axis_iou(anchors, boxes)  # (N,G)
+        return torch.full(anchors.shape[:-1], NOTHING, device=anchors.device)
+    iou = grid_iou(anchors, boxes).flatten(0, 2)  # (N,G)
     best, box_of = iou.max(1)
     box_of = box_of.where(best >= one.positive_iou, UNDECIDED).where(best >= one.negative_iou, NOTHING)
     best_of_box = iou.amax(0)
-    favourite = (iou == best_of_box) & (best_of_box >= one.negative_iou)
-    last = favourite.long() * torch.arange(1, 1 + len(boxes), device=iou.device)  # of several boxes the last
-    return torch.where(favourite.any(1), last.amax(1) - 1, box_of)
+    favourite, box = ((iou == best_of_box) & (best_of_box >= one.negative_iou)).nonzero().unbind(1)
+    forced = torch.full_like(box_of, NOTHING).scatter_reduce(0, favourite, box, "amax")  # of several boxes the last
+    return torch.where(forced >= 0, forced, box_of).view(anchors.shape[:-1])
+
+
+def grid_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """`nearest_axis_iou` of the anchors of one size (h,w,2,7) and boxes (G,7) -> (h,w,2,G).
+
+    The anchors' columns share x and their rows y, so overlaps are measured along each axis and multiplied.
+    """
+    across, down = nearest_axis_bev(anchors[0].flatten(0, 1)), nearest_axis_bev(anchors[:, 0].flatten(0, 1))
+    x = _shared_length(across[:, 0::2], nearest_axis_bev(boxes)[:, 0::2]).view(1, *anchors.shape[1:3], -1)
+    y = _shared_length(down[:, 1::2], nearest_axis_bev(boxes)[:, 1::2]).view(anchors.shape[0], 1, anchors.shape[2], -1)
+    overlap = x * y
+    area = anchors[0, 0, 0, 3] * anchors[0, 0, 0, 4]  # of this size
+    return overlap / (area + boxes[:, 3] * boxes[:, 4] - overlap)
+
+
+def _shared_length(a: Tensor, b: Tensor) -> Tensor:
+    """Intervals (N,2), (G,2) low, high -> (N,G) metres."""
+    return (torch.minimum(a[:, None, 1], b[:, 1]) - torch.maximum(a[:, None, 0], b[:, 0])).clamp(min=0)

@@ -40,6 +40,7 @@ EMBEDDED = PACKAGE_ROOT / "exp/base_embedded.yaml"
         ("training.keep=1", "keep"),
         ("training.device=tpu", "device"),
         ("training.loss.cls=-1", "cls"),
+        ("training.code_weights=[1, 1, 1]", "code_weights"),
         ("training.betas=[0.9, 1.1]", "betas"),
     ],
 )  # fmt: skip

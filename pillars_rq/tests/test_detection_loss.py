@@ -71,6 +71,21 @@ def test_terms_are_means_over_the_positives():
     assert detection_losses(prediction, one)["reg"].item() == pytest.approx(0.5 * 0.1**2 * 9)
 
 
+def test_code_weights_weigh_each_number_of_the_box_and_nothing_else():
+    one = targets({3: 1})
+    off = torch.zeros(1, NUMBER, 7)
+    off[0, 3] = torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1])
+    prediction = perfect(one)._replace(reg=maps(off, off, off).reg)
+    terms = [*(value - 0.5 / 9 for value in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)), math.sin(1.1) - 0.5 / 9]
+    plain = detection_losses(prediction, one)
+    assert plain["reg"].item() == pytest.approx(sum(terms), rel=1e-5)
+    for number, term in enumerate(terms):
+        weights = [float(number == k) * 3 for k in range(7)]
+        weighted = detection_losses(prediction, one, code_weights=weights)
+        assert weighted["reg"].item() == pytest.approx(3 * term, rel=1e-5)
+        assert weighted["cls"] == plain["cls"] and weighted["dir"] == plain["dir"]
+
+
 def test_ignored_anchors_and_boxes_of_background_anchors_cost_nothing():
     wild = perfect(CAR)
     wild.cls[:, 11 % ANCHORS * 3 : 11 % ANCHORS * 3 + 3, 0, 1] = 30.0  # anchor 11 is the last of the second cell

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -144,6 +145,29 @@ def test_training_statistics_count_the_empty_slots(small):
     encoder(one.points, one.counts, one.coords)
     torch.testing.assert_close(encoder.bn.running_mean, 0.01 * slots.mean((0, 2)))
     assert slots.mean((0, 2)).abs().max() > 1e-3
+
+
+def encoded(encoder: torch.nn.Module, form: str, one: Pillars, training: bool) -> dict[str, torch.Tensor]:
+    """Features, gradients of a weighted sum of them, and buffers of a copy of the encoder after one step."""
+    encoder = copy.deepcopy(encoder).double().train(training)
+    features = getattr(encoder, form)(one.points.double(), one.counts, one.coords)
+    weight = torch.rand(features.shape, generator=torch.manual_seed(3), dtype=torch.float64)
+    (features * weight).sum().backward()
+    gradients = {name: part.grad for name, part in encoder.named_parameters()}
+    return {"features": features.detach(), **gradients, **dict(encoder.named_buffers())}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("points", [1, 40, 3000])  # the last fills every slot of some pillars
+def test_occupied_slots_alone_are_the_same_as_every_slot(small, points, training):
+    """Forward, gradients and running statistics: the encoder against its dense twin, in float64."""
+    one = pillars(points)
+    full = one.counts == GRID.max_points
+    assert points < 3000 or (full.any() and not full.all())
+    ours, twin = (encoded(small.pillar_encoder, form, one, training) for form in ("forward", "every_slot"))
+    assert ours.keys() == twin.keys() and len(ours) == 7
+    for name, value in twin.items():
+        assert torch.allclose(ours[name], value, rtol=1e-9, atol=1e-9), name
 
 
 # --- the canvas and batches ---

@@ -14,7 +14,7 @@ from pillars_rq.anchors import (
 from pillars_rq.boxes import nearest_axis_iou
 from pillars_rq.decode import heading
 from pillars_rq.grid import Grid
-from pillars_rq.targets import IGNORED, assign_targets, direction_of
+from pillars_rq.targets import IGNORED, assign_targets, direction_of, grid_iou
 from shared.errors import ConfigError
 
 GRID = Grid((0.0, -5.12, -3.0, 10.24, 5.12, 1.0), (0.32, 0.32, 4.0))  # 32 x 32 cells, 16 x 16 of the head
@@ -113,6 +113,15 @@ def test_targets_are_those_of_one_anchor_after_the_other(seed):
     torch.testing.assert_close(decoded, own, atol=1e-4, rtol=1e-5)
     assert torch.equal(targets.directions[0][positive], direction_of(own[:, 6]))
     assert (targets.deltas[0][~positive] == 0).all()
+
+
+@pytest.mark.parametrize("size", range(3))
+def test_overlaps_along_each_axis_multiply_to_those_of_the_whole_grid(size):
+    boxes, _ = random_boxes(20, 7)
+    anchors = ANCHORS[:, :, size]
+    twin = nearest_axis_iou(anchors.reshape(-1, 7), boxes).view(16, 16, 2, 20)
+    assert (twin > 0.4).any() and twin[..., 0, :].ne(twin[..., 1, :]).any()
+    torch.testing.assert_close(grid_iou(anchors, boxes), twin, atol=2e-5, rtol=1e-5)
 
 
 def test_every_size_meets_every_box():

@@ -72,17 +72,29 @@ def paste_objects(
             continue
         present = int((sample.labels == database.classes.index(name)).sum())
         drawn = database.draw(name, max(0, target - present), rng)
-        for box, label, cloud in zip(drawn.boxes, drawn.labels, drawn.clouds, strict=True):
-            if not collide(box[None], boxes).any():
-                boxes, labels = np.concatenate([boxes, box[None]]), np.append(labels, label)
-                names = np.append(names, name)
-                clouds.append(cloud)
+        kept = _without_collisions(drawn.boxes, boxes)
+        boxes, labels = np.concatenate([boxes, drawn.boxes[kept]]), np.append(labels, drawn.labels[kept])
+        names = np.append(names, [name] * len(kept))
+        clouds += [drawn.clouds[i] for i in kept]
     covered = points_in_boxes(sample.points, boxes[len(sample.boxes) :]).any(1)
     return Sample(np.concatenate([sample.points[~covered], *clouds]), boxes, labels, names)
 
 
+def _without_collisions(drawn: np.ndarray, boxes: np.ndarray) -> list[int]:
+    """One after the other: which drawn boxes (T,7) touch neither `boxes` (N,7) nor one that was kept before."""
+    clash = collide(drawn, np.concatenate([boxes, drawn]))
+    standing, kept = list(range(len(boxes))), []
+    for i in range(len(drawn)):
+        if not clash[i, standing].any():
+            standing.append(len(boxes) + i)
+            kept.append(i)
+    return kept
+
+
 def shake_objects(sample: Sample, settings: AugmentationSettings, rng: np.random.Generator) -> Sample:
     """Move and turn each box with its points a little, by the first of T random tries that collides with nothing."""
+    if not (settings.noise_std_m or settings.noise_turn_rad):
+        return sample
     boxes, points = sample.boxes.copy(), sample.points.copy()
     inside = points_in_boxes(points, boxes)
     owner = np.where(inside.any(1), inside.argmax(1), -1) if len(boxes) else np.full(len(points), -1)
