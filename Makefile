@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
-MEMBERS := shared talk2car_kd pillars_rq batvision_kd
+MEMBERS := shared talk2car_kd pillars_rq batvision_kd voxel_mae
 PYTEST := -q
 export UV_PYTHON_PREFERENCE ?= only-system
 
@@ -19,7 +19,7 @@ test-faults: setup  ## kills, signals, damaged files at full count: up to an hou
 	.venv/bin/python -m pytest $(PYTEST) -m slow
 
 test-gpu:  ## in the caller's own environment, whatever its Python and torch
-	PYTHONPATH=shared:talk2car_kd:pillars_rq:batvision_kd python3 -m pytest $(PYTEST) -m gpu
+	PYTHONPATH=shared:talk2car_kd:pillars_rq:batvision_kd:voxel_mae python3 -m pytest $(PYTEST) -m gpu
 
 bench: setup  ## every benchmark with its baseline in the same run
 	set -e; for script in $(filter-out %/pictures.py,$(wildcard */benchmarks/*.py)); do echo "== $$script"; .venv/bin/python $$script; done

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MEMBERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["workspace"]["members"]
 NOT_OURS = {"__pycache__", "results", "build", "dist", "node_modules"}  # besides hidden folders and *.egg-info
 NOT_COMMITTED = re.compile(
-    r"talk2car_kd/data/(?!download\.py$)|batvision_kd/(data|checkpoints|logs)/"
+    r"talk2car_kd/data/(?!download\.py$)|batvision_kd/(data|checkpoints|logs)/|voxel_mae/(data|output)/"
     r"|pillars_rq/(data|datasets|pretrained|base_results|\w*rq_logs[\w-]*)/"
 )
 TEXT_SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".cfg", ".sh", ""}

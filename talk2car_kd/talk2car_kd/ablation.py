@@ -207,6 +207,7 @@ def _plot(table: dict[str, list[float]]):
             panel.scatter([place] * len(values), values, s=14, color="#5b6472")
             panel.hlines(np.mean(values), place - 0.3, place + 0.3, color="#2f5fd0", lw=3)
         panel.set(title=f"{round(100 * fraction)} % of the labels", xticks=range(len(ARMS)), xticklabels=list(ARMS))
+        panel.tick_params(axis="x", labelsize=8)
         panel.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("val AP50 (bar: mean, dots: seeds)")
     return figure

@@ -1,0 +1,178 @@
+"""Masking, vectorised, against a dict-of-lists loop over Python floats with the same draw rule, in one run.
+
+    python benchmarks/masking_speed.py [--rounds 21] [--threads 1]
+
+Needs the real samples ($REAL_SAMPLES). Both begin with a frame's voxels and end with a mask; the baseline is given the
+centres as Python floats beforehand. It sorts voxels into a dictionary of lists by sector, draws sectors, and decides
+voxel by voxel; from equal generators both draw the same mask, which every round checks. Target: >= 15 times faster.
+"""
+
+# V voxels, G sectors
+
+import argparse
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from shared.benchmark import median_ratio, record, write
+from shared.errors import DataError
+from shared.run import run_command
+from voxel_mae.data.clouds import KITTI_FEATURES, NUSCENES_FEATURES, read_cloud
+from voxel_mae.grid import Grid
+from voxel_mae.masking import Calibrated, Masking, Radial, TwoStage, mask_batch, mask_rng
+from voxel_mae.voxelize import VoxelBatch, batch_voxels, voxelize
+
+HERE = Path(__file__).resolve().parent
+SAMPLES = Path(os.environ.get("REAL_SAMPLES", HERE.parents[2] / "shared" / "real"))
+OUT = HERE / "results" / "masking_speed.json"
+TARGET = 15.0
+FRAMES = {
+    "kitti 000000": ("kitti/training/velodyne/000000.bin", KITTI_FEATURES),
+    "kitti 000001": ("kitti/training/velodyne/000001.bin", KITTI_FEATURES),
+    "nuscenes": ("nuscenes/samples/LIDAR_TOP/*.pcd.bin", NUSCENES_FEATURES),
+}
+Centres = list[tuple[float, float]]  # x, y in metres from the sensor
+
+
+# --- the baseline -----------------------------------------------------------------------------------------------------
+
+
+def by_sector(centres: Centres, count: int) -> dict[int, list[int]]:
+    """Voxels of each sector: the dictionary of lists."""
+    found: dict[int, list[int]] = {}
+    for number, (x, y) in enumerate(centres):
+        sector = int((math.atan2(y, x) + math.pi) / (2 * math.pi) * count) % count
+        if sector not in found:
+            found[sector] = []
+        found[sector].append(number)
+    return found
+
+
+def band_of(x: float, y: float, limits_m: Sequence[float]) -> int:
+    distance = math.sqrt(x * x + y * y)
+    return sum(1 for limit in limits_m if distance > limit)
+
+
+def radial_loop(centres: Centres, masking: Radial, rng: np.random.Generator) -> list[bool]:
+    groups = by_sector(centres, masking.sectors)
+    filled = sorted(groups)
+    number = max(1, math.floor((1 - masking.ratio) * len(filled) + 0.5))
+    keep = [False] * len(centres)
+    for sector in rng.choice(filled, number, replace=False).tolist():
+        for voxel in groups[sector]:
+            keep[voxel] = True
+    return keep
+
+
+def two_stage_loop(centres: Centres, masking: TwoStage, rng: np.random.Generator) -> list[bool]:
+    groups = by_sector(centres, masking.sectors)
+    bands = [band_of(x, y, masking.bands_m) for x, y in centres]
+    keep_probs = [1 - probability for probability in masking.mask_probs]
+    chance = 1 - masking.ratio
+    if isinstance(masking, Calibrated):
+        share = sum(keep_probs[band] for band in bands) / len(bands)
+        chance = min(1.0, chance / share)
+    voxel_draws, sector_draws = rng.random(len(centres)).tolist(), rng.random(masking.sectors).tolist()
+    filled = sorted(groups)
+    kept_sectors = [sector for sector in filled if sector_draws[sector] < chance] or [int(rng.choice(filled))]
+    keep = [False] * len(centres)
+    for sector in kept_sectors:
+        for voxel in groups[sector]:
+            keep[voxel] = voxel_draws[voxel] < keep_probs[bands[voxel]]
+    return keep
+
+
+LOOPS: dict[type, Callable[..., list[bool]]] = {
+    Radial: radial_loop,
+    TwoStage: two_stage_loop,
+    Calibrated: two_stage_loop,
+}
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def centres_of(batch: VoxelBatch, grid: Grid) -> Centres:
+    return [(x, y) for x, y, _ in grid.centres_m(batch.coords).tolist()]
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    answer = work()
+    return (time.perf_counter() - started) * 1e3, answer
+
+
+def compare(batch: VoxelBatch, grid: Grid, masking: Masking, rounds: int) -> dict[str, Any]:
+    """Milliseconds of both, round by round in turn, and their ratio. RuntimeError when the masks differ."""
+    centres, loop = centres_of(batch, grid), LOOPS[type(masking)]
+    found: dict[str, list[float]] = {"loop_ms": [], "ours_ms": []}
+    mask_batch(batch, grid, masking, [mask_rng(0, 0, 0)])  # what happens at a first use is no round's time
+    for number in range(rounds):
+        loop_ms, slow = timed(lambda n=number: loop(centres, masking, mask_rng(0, 0, n)))
+        ours_ms, (keep, _) = timed(lambda n=number: mask_batch(batch, grid, masking, [mask_rng(0, 0, n)]))
+        if keep.tolist() != slow:
+            raise RuntimeError(f"{masking}: the loop and ours drew different masks in round {number}")
+        found["loop_ms"].append(loop_ms)
+        found["ours_ms"].append(ours_ms)
+    ratio = median_ratio(found["loop_ms"], found["ours_ms"])
+    medians = {f"median_{name}": round(statistics.median(times), 3) for name, times in found.items()}
+    return {"times_faster": ratio, **medians, **{k: [round(t, 3) for t in v] for k, v in found.items()}}
+
+
+def frames(samples: Path, grid: Grid, wanted: Sequence[str]) -> dict[str, VoxelBatch]:
+    """The voxels of the named real scans. DataError when one is missing."""
+    found = {}
+    for name in wanted:
+        pattern, features = FRAMES[name]
+        path = next(iter(sorted(samples.glob(pattern))), None)
+        if path is None:
+            raise DataError(f"{samples} holds no {pattern}: set REAL_SAMPLES to the folder of the real samples.")
+        found[name] = batch_voxels([voxelize(read_cloud(path, features), grid)])
+    return found
+
+
+def measure(samples: Path, rounds: int, wanted: Sequence[str]) -> dict[str, Any]:
+    grid = Grid.construction()
+    maskings = {"radial": Radial(), "two_stage": TwoStage(), "calibrated": Calibrated()}
+    results: dict[str, Any] = {"target_times_faster": TARGET, "frames": {}}
+    for name, batch in frames(samples, grid, wanted).items():
+        results["frames"][name] = {"voxels": len(batch)}
+        for kind, masking in maskings.items():
+            one = compare(batch, grid, masking, rounds)
+            results["frames"][name][kind] = one
+            print(
+                f"{name}, {len(batch):,} voxels, {kind}: loop {one['median_loop_ms']:.1f} ms, ours "
+                f"{one['median_ours_ms']:.2f} ms, {one['times_faster']:.1f} times faster"
+            )
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=Path, default=SAMPLES, help="default: $REAL_SAMPLES, or beside the workspace")
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="one frame, three rounds")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args(argv)
+
+    def work() -> int:
+        torch.set_num_threads(args.threads)
+        rounds, wanted = (3, ["nuscenes"]) if args.quick else (args.rounds, list(FRAMES))
+        results = measure(args.samples, rounds, wanted)
+        write(args.out, record("masking_speed", {"threads": args.threads, **results}))
+        return 0
+
+    return run_command(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Training and judging: batches, the two epochs, checkpoints in OpenPCDet's layout, and evaluation."""

@@ -1,0 +1,158 @@
+"""How much is pretraining worth, at which label budget? The comparison, in pieces that can be cut and continued.
+
+    python -m voxel_mae.experiments [--quick | --plan FILE] [--output_dir DIR] [--minutes 25]
+
+Every piece is an ordinary run of tools/ (its folder: output/.../<plan>-<piece>); what is finished is not trained again,
+what was cut continues where it was, and what changed since is refused. After --minutes the command saves and ends with
+143: run it again until it ends with 0. results/<plan>/: experiments.json, report.html, figures/, pieces/.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.errors import UserError
+from shared.run import run_command
+from shared.storage import storage_error, write_atomic
+
+from .config import PACKAGE_ROOT
+from .experiment_plan import DEFAULT_PLAN, PLANS, QUICK_PLAN, Piece, Plan, arguments, read_plan
+from .experiment_report import write_results
+from .experiment_results import Findings, read_json
+
+MINUTES = 25.0
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan with the bench that does its work (tests give another bench), and the folder of its results."""
+
+    plan: Plan
+    bench: Any  # experiment_work.Bench
+    folder: Path
+
+
+def run(study: Study) -> Findings:
+    """Train, judge and report what is not there yet. UserError: a piece changed since it was recorded."""
+    _make_folders(study.folder)
+    made = train_all(study)
+    found = findings(study)
+    write_results(found, study.folder)
+    print(f"experiments: {len(made)} pieces", flush=True)
+    return found
+
+
+def train_all(study: Study) -> dict[Piece, Path]:
+    """The last checkpoint of every piece, pretrainings first."""
+    made: dict[Piece, Path] = {}
+    pieces = study.plan.pieces()
+    for number, piece in enumerate(pieces, start=1):
+        start = None if piece.budget is None else study.plan.arms[piece.name].pretraining
+        weights = None if start is None else made[Piece(start, None, piece.seed)]
+        print(f"experiments: {number} of {len(pieces)}: {piece.tag}", flush=True)
+        made[piece] = trained(study, piece, weights)
+    return made
+
+
+def trained(study: Study, piece: Piece, weights: Path | None) -> Path:
+    """The last checkpoint of a piece, and a record of what it was made of. UserError when one of these has changed."""
+    record = study.folder / "pieces" / f"{piece.tag}.json"
+    path = study.bench.train(piece, weights)
+    now = {"settings": _digest(study.plan, piece), "checkpoint": study.bench.sha256(path),
+           "weights": study.bench.sha256(weights) if weights else None}  # fmt: skip
+    if not record.is_file():
+        write_atomic(record, json.dumps(now, indent=1) + "\n")
+        return path
+    before = read_json(record)
+    changed = [key for key in now if before.get(key) != now[key]]
+    if changed:
+        raise UserError(
+            f"{piece.tag}: its {' and '.join(changed)} changed since {record} was written: the comparison would mix "
+            f"two studies. Give the plan another name, or remove {record}"
+        )
+    return path
+
+
+def _digest(plan: Plan, piece: Piece) -> str:
+    """Of the piece's command line, without where it writes."""
+    return hashlib.sha256(json.dumps(arguments(plan, piece, Path())).encode()).hexdigest()[:16]
+
+
+def findings(study: Study) -> Findings:
+    """All scores of the finished pieces."""
+    plan, bench = study.plan, study.bench
+    judged = {(arm, budget): [bench.judge(Piece(arm, budget, seed)) for seed in plan.seeds]
+              for arm in plan.arms for budget in plan.budgets_of(arm)}  # fmt: skip
+    pretrained = {name: [bench.pretrained(Piece(name, None, seed)) for seed in plan.seeds]
+                  for name in plan.needed_pretrainings}  # fmt: skip
+    return Findings(plan, bench.mark, bench.fingerprint, judged, pretrained, bench.equality())
+
+
+def _make_folders(folder: Path) -> None:
+    try:
+        for name in ("pieces", "figures"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m voxel_mae.experiments",
+        description="Scratch, R-MAE and Phase 2 by label budget. The same command continues a cut comparison.",
+        allow_abbrev=False,
+    )
+    plans = f"the plan (default: {DEFAULT_PLAN.relative_to(PLANS.parent)})"
+    parser.add_argument("--plan", type=Path, metavar="FILE", help=plans)
+    parser.add_argument("--quick", action="store_true", help="a few small frames, one epoch: tries the command, no "
+                        "measurement")  # fmt: skip
+    parser.add_argument("--output_dir", type=Path, default=Path("output"), help="root of the runs (default: output)")
+    parser.add_argument("--results_dir", type=Path, default=PACKAGE_ROOT / "results", help="default: results/")
+    limit = "stop after so long with exit code 143; the same command continues (default: %(default)s)"
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=limit)
+    return parser.parse_args(argv)
+
+
+@contextmanager
+def time_limit(minutes: float) -> Iterator[None]:
+    """SIGTERM to this process when the time is over: the training saves, and the command ends with 143."""
+    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit code."""
+    args = parse(argv)
+    return run_command(lambda: _execute(args))
+
+
+def _execute(args: argparse.Namespace) -> int:
+    from .experiment_work import Bench  # torch and spconv: not for --help
+
+    if args.quick and args.plan:
+        raise UserError("--quick has a plan of its own: give --quick or --plan, not both")
+    plan = read_plan(args.plan or (QUICK_PLAN if args.quick else DEFAULT_PLAN))
+    with time_limit(args.minutes):
+        run(Study(plan, Bench(plan, args.output_dir), args.results_dir / plan.name))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

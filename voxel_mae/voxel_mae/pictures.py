@@ -1,0 +1,208 @@
+"""Pictures from above: clouds with boxes, reconstructed occupancy, and how alike teacher and student see a place.
+
+    frames_figure([(title, points, boxes, names), ...])           clouds with their labels
+    detections_figure(View(...))                                  labels and detections of one cloud
+    occupancy_figure(OccupancyView(...))                          visible, predicted, true, wrong
+    similarity_figure({"conv1": (places, cosine), ...})           student against teacher, level by level
+
+x points up and y to the left, as a driver would hold the map. `mark` is written over every figure of embedded data.
+"""
+
+# P points, G boxes, N sites; boxes are x, y, z, dx, dy, dz, heading in metres and radians
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from .boxes import bev_corners
+
+CLASS_COLOURS = {"dumptruck": "#d9662b", "excavator": "#e5a50a", "grader": "#2a9d6f", "roller": "#8a4fc4"}
+OTHER, FOUND, INK, MARKED, FLOOR = "#5b6472", "#2f5fd0", "#1c2330", "#c2364f", "#f5f6f8"
+HEIGHTS_M = (-2.5, 2.0)  # of the colours of points
+PANEL_IN = 4.2
+WRONG = ListedColormap(["#f5f6f8", "#2a9d6f", "#c2364f", "#e5a50a"])  # empty, found, missed, invented
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One cloud: points (P, >= 3); labels and detections: boxes (G,7) with class names; scores of the detections."""
+
+    title: str
+    points: np.ndarray
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 7)))
+    names: Sequence[str] = ()
+    found: np.ndarray = field(default_factory=lambda: np.zeros((0, 7)))
+    found_names: Sequence[str] = ()
+    scores: Sequence[float] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class OccupancyView:
+    """One masked cloud: visible (V,2) and hidden (H,2) voxels, x and y in metres; blocks (N,2) that were asked, their
+    probability (N,) of being occupied and whether they are (N,), block_m their side."""
+
+    title: str
+    visible_xy: np.ndarray
+    hidden_xy: np.ndarray
+    blocks_xy: np.ndarray
+    probability: np.ndarray
+    occupied: np.ndarray
+    block_m: float
+
+
+# --- clouds and boxes -------------------------------------------------------------------------------------------------
+
+
+def frames_figure(frames: Sequence[tuple[str, np.ndarray, np.ndarray, Sequence[str]]], mark: str = "") -> Figure:
+    """Clouds with their labelled boxes, side by side: (title, points, boxes, names) each. ValueError without any."""
+    figure, panels = _panels(len(frames), mark)
+    for panel, (title, points, boxes, names) in zip(panels, frames, strict=True):
+        _draw_cloud(panel, points)
+        _draw_boxes(panel, boxes, names)
+        _dress(panel, title)
+    return figure
+
+
+def detections_figure(views: Sequence[View], mark: str = "") -> Figure:
+    """Clouds with labels (coloured by class) and detections (blue, dashed, with class and score)."""
+    figure, panels = _panels(len(views), mark)
+    for panel, view in zip(panels, views, strict=True):
+        _draw_cloud(panel, view.points)
+        _draw_boxes(panel, view.boxes, view.names)
+        _draw_boxes(panel, view.found, view.found_names, colour=FOUND, line="--")
+        for box, name, score in zip(view.found, view.found_names, view.scores, strict=True):
+            panel.text(-box[1], box[0], f"{name} {score:.2f}", fontsize=5.5, color=FOUND, parse_math=False)
+        _dress(panel, view.title)
+    return figure
+
+
+def _draw_cloud(panel: Axes, points: np.ndarray) -> None:
+    order = np.argsort(points[:, 2])  # high points on top
+    x, y, z = points[order, :3].T
+    panel.scatter(-y, x, s=0.35, c=z, cmap="viridis", vmin=HEIGHTS_M[0], vmax=HEIGHTS_M[1], linewidths=0,
+                  rasterized=True)  # fmt: skip
+    panel.plot(0, 0, marker="+", color=MARKED, markersize=6)
+
+
+def _draw_boxes(panel: Axes, boxes: np.ndarray, names: Sequence[str], colour: str | None = None, line="-") -> None:
+    """Outlines with a stroke from the middle to the front."""
+    if not len(boxes):
+        return
+    boxes = np.asarray(boxes, dtype=float)[:, :7]
+    colours = [colour or CLASS_COLOURS.get(name, OTHER) for name in names]
+    corners = bev_corners(boxes)
+    panel.add_collection(PolyCollection(np.stack([-corners[..., 1], corners[..., 0]], -1), facecolors="none",
+                                        edgecolors=colours, linewidths=1.3, linestyles=line))  # fmt: skip
+    middle = boxes[:, :2]
+    front = middle + boxes[:, 3:4] / 2 * np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], 1)
+    strokes = np.stack([middle, front], 1)[..., ::-1] * [-1, 1]
+    panel.add_collection(LineCollection(strokes, colors=colours, linewidths=1.0))
+
+
+# --- pretraining ------------------------------------------------------------------------------------------------------
+
+
+def occupancy_figure(view: OccupancyView, mark: str = "") -> Figure:
+    """Four panels: what the student saw, how probable it holds occupied ground, what is occupied, and its mistakes."""
+    figure, panels = _panels(4, mark)
+    panels[0].scatter(-view.hidden_xy[:, 1], view.hidden_xy[:, 0], s=0.4, color="#c9ced6", linewidths=0)
+    panels[0].scatter(-view.visible_xy[:, 1], view.visible_xy[:, 0], s=0.6, color=FOUND, linewidths=0)
+    cells, extent = _blocks(view.blocks_xy, view.block_m)
+    probability, occupied = _highest(cells, view.probability), _highest(cells, view.occupied.astype(float))
+    answer = np.where(np.isnan(probability), np.nan, outcome(probability > 0.5, occupied > 0.5))
+    _show(panels[1], probability, extent, cmap="magma", vmin=0, vmax=1)
+    _show(panels[2], occupied, extent, cmap="magma", vmin=0, vmax=1)
+    _show(panels[3], answer, extent, cmap=WRONG, vmin=-0.5, vmax=3.5)
+    titles = ("visible (blue) and hidden voxels", "probability of occupied", "occupied in truth",
+              "found (green), missed (red), invented (yellow)")  # fmt: skip
+    for panel, title in zip(panels, titles, strict=True):
+        _dress(panel, f"{view.title}: {title}" if panel is panels[0] else title)
+        panel.set_xlim(extent[0], extent[1])
+        panel.set_ylim(extent[2], extent[3])
+    return figure
+
+
+def outcome(answered: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """0 rightly empty, 1 rightly occupied, 2 missed, 3 invented."""
+    return np.where(answered, np.where(true, 1, 3), np.where(true, 2, 0))
+
+
+def similarity_figure(levels: Mapping[str, tuple[np.ndarray, np.ndarray]], site_m: Mapping[str, float],
+                      mark: str = "") -> Figure:  # fmt: skip
+    """A panel a level: places (N,2) in metres and the cosine (N,) of student's and teacher's features there; places
+    over one another show their mean. site_m: the side of a site of each level."""
+    figure, panels = _panels(len(levels), mark)
+    for panel, (name, (places, cosine)) in zip(panels, levels.items(), strict=True):
+        cells, extent = _blocks(places, site_m[name])
+        _show(panel, _mean(cells, cosine), extent, cmap="viridis", vmin=-0.2, vmax=1)
+        mean = f"{float(cosine.mean()):.2f}" if len(cosine) else "no common site"
+        _dress(panel, f"{name}: cosine, mean {mean}")
+    return figure
+
+
+# --- rasters ----------------------------------------------------------------------------------------------------------
+
+
+def _blocks(places_xy: np.ndarray, side_m: float) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """Middles (N,2) of cells of one raster -> row (x) and column (-y) of each from 0, and the raster's extent in
+    metres on the page."""
+    if not len(places_xy):
+        return np.zeros((0, 2), int), (-1.0, 1.0, -1.0, 1.0)
+    page = np.stack([places_xy[:, 0], -places_xy[:, 1]], 1)
+    low, high = page.min(0) - side_m / 2, page.max(0) + side_m / 2
+    cells = np.floor((page - low) / side_m).astype(int)
+    return cells, tuple(float(v) for v in (low[1], high[1], low[0], high[0]))
+
+
+def _highest(cells: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Raster of the largest value of each cell, NaN where there is none."""
+    raster = np.full(_size(cells), -np.inf)
+    np.maximum.at(raster, tuple(cells.T), values)
+    return np.where(np.isinf(raster), np.nan, raster)
+
+
+def _mean(cells: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Raster of the mean of each cell, NaN where there is none."""
+    total, count = np.zeros(_size(cells)), np.zeros(_size(cells))
+    np.add.at(total, tuple(cells.T), values)
+    np.add.at(count, tuple(cells.T), 1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _size(cells: np.ndarray) -> tuple[int, int]:
+    return tuple(int(n) for n in cells.max(0) + 1) if len(cells) else (1, 1)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def _panels(count: int, mark: str) -> tuple[Figure, list[Axes]]:
+    if not count:
+        raise ValueError("nothing to draw")
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(PANEL_IN * columns, PANEL_IN * rows + 0.3), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for panel in panels[count:]:
+        panel.set_visible(False)
+    figure.suptitle(mark, fontsize=8, color=MARKED, parse_math=False)
+    return figure, panels[:count]
+
+
+def _show(panel: Axes, raster: np.ndarray, extent, *, cmap, **options) -> None:
+    colours = (colormaps[cmap] if isinstance(cmap, str) else cmap).with_extremes(bad=FLOOR)
+    panel.imshow(raster, extent=extent, origin="lower", cmap=colours, interpolation="nearest", **options)
+
+
+def _dress(panel: Axes, title: str) -> None:
+    panel.set_title(title, fontsize=8, color=INK, parse_math=False)
+    panel.set_aspect("equal")
+    panel.set_facecolor(FLOOR)
+    panel.tick_params(labelsize=6, length=0)
+    panel.spines[:].set_visible(False)
