@@ -85,7 +85,8 @@ class DataSettings(Schema):
     max_depth_m: Positive | None = None  # null: the data set's own, 12 (V1) or 30 (V2)
     spectrogram: AudioSettings = AudioSettings()
     cache_dir: Path | None = None  # spectrograms are kept here; null: computed anew in each epoch
-    augment: bool = True
+    augment: bool = True  # flips with exchanged ears, gains; training only
+    augment_colours: bool = True  # of the pictures that the RGB teacher learns from; a student's teacher sees true ones
 
     @model_validator(mode="after")
     def _sides(self):

@@ -105,6 +105,7 @@ def _dataset(settings: Settings, root: Path, split: str) -> EchoDepthDataset:
         max_depth_m=data.depth_limit_m,
         rgb=settings.kind != "audio",
         augment=data.augment,
+        augment_colours=data.augment_colours and settings.kind == "rgb",
         seed=settings.training.seed,
         cache_dir=data.cache_dir,
         blacklist=data.blacklist,

@@ -3,14 +3,15 @@
     figure = rows_of([View("Building_09/3", item, {"audio": depth})], max_error_m=2.0, mark="embedded synthetic data")
 
 One row per image: camera, left and right spectrogram, measured depth (holes grey), then for every model its depth and
-its error. Depths of a row share one scale, errors of all rows another; `mark` is written over every figure of embedded
-data.
+its error. Depths of a row share one scale, which holds the predictions too; errors of all rows share another. `mark` is
+written over every figure of embedded data.
 """
 
 # C channels, H x W pixels
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from torch import Tensor
 DEPTH_MAP, ERROR_MAP, SOUND_MAP = "viridis", "coolwarm", "magma"
 HOLE_GREY = "#9aa3b0"
 CELL_IN = 1.65  # size of one picture, inches
+TITLE_CHARACTERS = 19  # of a line above a picture
+LABEL_CHARACTERS = 60  # of a line below a plot
+OUTER = (0.02, 0.98)  # quantiles between which a row's depth scale runs
 INK, BLUE, DOT = "#1c2330", "#2f5fd0", "#5b6472"
 
 
@@ -39,7 +43,7 @@ def rows_of(views: Sequence[View], *, max_error_m: float = 2.0, mark: str = "") 
     if not views:
         raise ValueError("no image to draw")
     columns = _headings(views[0])
-    height = CELL_IN * len(views) + 0.5
+    height = CELL_IN * len(views) + 0.7
     figure = Figure(figsize=(CELL_IN * len(columns), height), layout="constrained")
     panels = figure.subplots(len(views), len(columns), squeeze=False)
     for row, view in zip(panels, views, strict=True):
@@ -53,7 +57,8 @@ def rows_of(views: Sequence[View], *, max_error_m: float = 2.0, mark: str = "") 
 
 def _headings(view: View) -> list[str]:
     camera = ["camera"] if "rgb" in view.item else []
-    models = [heading for name in view.depths for heading in (name, f"{name}: error, m")]
+    wrapped = [fill(name, TITLE_CHARACTERS) for name in view.depths]
+    models = [heading for name in wrapped for heading in (name, f"{name}\nerror, m")]
     return [*camera, "left ear", "right ear", "measured depth, m", *models]
 
 
@@ -66,7 +71,7 @@ def _draw_row(row: Sequence[Axes], view: View, max_error_m: float) -> None:
         _show(next(panels), ear, cmap=SOUND_MAP, vmin=float(ears.min()), vmax=float(ears.max()), origin="lower")
     valid = item["valid"][0].numpy()
     depth = np.where(valid, item["depth"][0].numpy(), np.nan)
-    scale = _range_m(depth)
+    scale = depth_range_m([depth, *(predicted.numpy() for predicted in view.depths.values())])
     _colour_bar(row, _show(next(panels), depth, cmap=DEPTH_MAP, **scale))
     for predicted in view.depths.values():
         _show(next(panels), predicted[0].numpy(), cmap=DEPTH_MAP, **scale)
@@ -74,11 +79,15 @@ def _draw_row(row: Sequence[Axes], view: View, max_error_m: float) -> None:
         _colour_bar(row, _show(next(panels), error, cmap=ERROR_MAP, vmin=-max_error_m, vmax=max_error_m))
 
 
-def _range_m(depth: np.ndarray) -> dict[str, float]:
-    """The measured depths without their outer 2 %; 0..1 m when nothing was measured."""
-    if np.isnan(depth).all():
+def depth_range_m(depths: Sequence[np.ndarray]) -> dict[str, float]:
+    """vmin, vmax (metres) that hold each of these maps but for its outer 2 %; NaN where nothing was measured.
+
+    0..1 m when no map holds a number.
+    """
+    ranges = [np.nanquantile(depth, OUTER) for depth in depths if np.isfinite(depth).any()]
+    if not ranges:
         return {"vmin": 0.0, "vmax": 1.0}
-    low, high = np.nanquantile(depth, [0.02, 0.98])
+    low, high = np.min(ranges), np.max(ranges)
     return {"vmin": float(low), "vmax": float(max(high, low + 0.1))}
 
 
@@ -109,7 +118,7 @@ def arms_figure(
         panel.scatter(values, [place] * len(values), s=14, color=DOT, zorder=3)
     panel.set_yticks(range(len(by_seed)), labels=list(by_seed), fontsize=9, parse_math=False)
     panel.invert_yaxis()
-    panel.set_xlabel(label, fontsize=9)
+    figure.supxlabel(fill(label, LABEL_CHARACTERS), fontsize=9)
     panel.grid(axis="x", alpha=0.3)
     panel.spines[["top", "right", "left"]].set_visible(False)
     return figure
@@ -124,7 +133,7 @@ def curve_figure(sizes: Sequence[int], errors: Mapping[str, Sequence[float]], la
     panel.set_xscale("log")
     panel.set_xticks(list(sizes), labels=[str(size) for size in sizes])
     panel.set_xlabel("training samples")
-    panel.set_ylabel(label)
+    panel.set_ylabel(fill(label, LABEL_CHARACTERS // 2))
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
     return figure

@@ -45,8 +45,8 @@ def benchmark(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=int, default=400, help="samples in 7 buildings (default: 400)")
-    parser.add_argument("--test", type=int, default=100, help="samples in 3 other buildings (default: 100)")
+    parser.add_argument("--train", type=int, default=400, help="samples in 16 buildings (default: 400)")
+    parser.add_argument("--test", type=int, default=100, help="samples in 5 other buildings (default: 100)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one world each (default: 0)")
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
     parser.add_argument("--out", type=Path, help=f"JSON to write, for the record {OUT.name} in benchmarks/results")

@@ -56,7 +56,8 @@ def test_a_training_leaves_the_contracts_folders(taught):
     found = {str(path.relative_to(taught)) for path in taught.rglob("*") if path.is_file()}
     checkpoints, logs, results = (f"{what}/{TEACHER}" for what in ("checkpoints", "logs", "results"))
     assert {f"{checkpoints}/{name}" for name in ("epoch_0001.pth", "epoch_0002.pth", "best_model.pth")} <= found
-    assert {f"{logs}/run.json", f"{logs}/metrics.jsonl", f"{logs}/config.yaml", f"{results}/report.html"} <= found
+    assert {f"{logs}/run.json", f"{logs}/metrics.jsonl", f"{logs}/config.yaml", f"{results}/report.html",
+            f"{results}/predictions.png"} <= found  # fmt: skip
     record = json.loads((taught / logs / "run.json").read_text())
     assert record["data"] == "embedded" and record["micro_batch"] == 2 and record["stages"]["rgb"]["done"]
     assert "embedded synthetic data" in (taught / results / "report.html").read_text()

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from batvision_kd.audio import write_wav
-from batvision_kd.data.augment import augment_sample, flip_sample
+from batvision_kd.data.augment import augment_sample, flip_sample, hue_matrix, recoloured
 from batvision_kd.data.cache import ArrayCache
 from batvision_kd.data.dataset import EchoDepthDataset
 from batvision_kd.data.layout import V2_COLUMNS, find_version, read_records
@@ -299,3 +299,39 @@ def test_a_clean_root_warns_of_nothing(v2):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset(v2, rgb=True)[0]
+
+
+# --- colours ----------------------------------------------------------------------------------------------------------
+
+
+def test_colours_change_pictures_alone_and_are_seeded(v2):
+    plain, coloured = (
+        dataset(v2, rgb=True, augment=True, augment_colours=colours, seed=3) for colours in (False, True)
+    )
+    one, other = plain[2, 0], coloured[2, 0]
+    for name in ("audio", "depth", "valid"):
+        assert torch.equal(one[name], other[name])
+    assert not torch.allclose(one["rgb"], other["rgb"], atol=0.02)
+    assert torch.equal(other["rgb"], coloured[2, 0]["rgb"])
+    assert not torch.allclose(other["rgb"], coloured[3, 0]["rgb"].flip(-1), atol=0.01)
+    assert other["rgb"].min() >= 0 and other["rgb"].max() <= 1
+    judged = dataset(v2, rgb=True, augment=False, augment_colours=True)
+    assert torch.equal(judged[2, 0]["rgb"], dataset(v2, rgb=True)[0]["rgb"])
+    assert set(dataset(v2, augment=True, augment_colours=True)[0]) == set(dataset(v2)[0])  # without pictures: nothing
+
+
+def test_recolouring_moves_nothing():
+    """Equal pixels stay equal, others stay apart; a grey picture keeps the order of its levels."""
+    grey = torch.linspace(0.3, 0.6, 16).repeat(3, 4, 1)
+    for seed in range(20):
+        found = recoloured(grey, np.random.default_rng(seed))
+        assert torch.equal(found, found[:, :1].expand_as(found))
+        assert (found[:, 0].diff(dim=-1) >= 0).all() and found[:, 0, -1].max() > found[:, 0, 0].max() + 0.1
+
+
+def test_a_third_of_a_turn_exchanges_the_channels_and_greys_stay():
+    turned = hue_matrix(2 * np.pi / 3, 1.0)
+    assert torch.allclose(turned @ torch.eye(3)[0], torch.eye(3)[1], atol=1e-6)
+    for angle, saturation in ((0.4, 1.3), (-1.0, 0.0)):
+        assert torch.allclose(hue_matrix(angle, saturation) @ torch.ones(3), torch.ones(3), atol=1e-6)
+    assert torch.allclose(hue_matrix(0.7, 0.0) @ torch.eye(3)[0], torch.full((3,), 1 / 3), atol=1e-6)

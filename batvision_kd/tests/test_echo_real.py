@@ -13,6 +13,7 @@ from batvision_kd.data.dataset import EchoDepthDataset
 from batvision_kd.data.inspect import inspect_root
 from batvision_kd.data.layout import V2_COLUMNS
 from batvision_kd.depth import load_depth_m, resize_masked, resize_plain
+from batvision_kd.metrics import image_metrics
 from batvision_kd.spectrogram import SpectrogramSettings, spectrogram
 
 pytestmark = pytest.mark.real
@@ -96,11 +97,11 @@ def test_oracle_table(triple, rule, nearest_m):
         target = resize_plain(np.minimum(depth, 30.0), SIZE, rule)
     predicted = np.where(measured, perfect, 1.029)
     counted = (target > 0) & (target >= nearest_m)
-    p, g = predicted[counted].astype(np.float64), target[counted].astype(np.float64)
-    found = (
-        np.mean(np.abs(p - g) / g), np.sqrt(np.mean((p - g) ** 2)), np.mean(np.maximum(p / g, g / p) < 1.25),
-        np.mean(np.abs(np.log10(p / g))),
-    )  # fmt: skip
+    maps = (
+        torch.from_numpy(np.asarray(each)).double()[None, None] for each in (predicted, np.where(counted, target, 0))
+    )
+    scores = image_metrics(*maps, torch.from_numpy(counted)[None, None], "official", 30.0)
+    found = [float(scores[name]) for name in ("abs_rel", "rmse", "delta1", "log10")]
     expected = ORACLE[rule, nearest_m]
     assert found[0] == pytest.approx(expected[0], abs=0.01 if expected[0] > 1 else 0.001)
     np.testing.assert_allclose(found[1:], expected[1:], atol=0.001)

@@ -12,6 +12,7 @@ from batvision_kd.world.head import HEAD_RADIUS_M, ear_delay_m, shadow_gain
 from batvision_kd.world.paths import Paths, all_paths, direct, face_images, scattered, wall_images
 from batvision_kd.world.rays import cast, unit_sphere
 from batvision_kd.world.sound import RATE, SAMPLES, chirp, impulse_response, played, record
+from batvision_kd.world.surfaces import DOOR_M, NAMES, SKIRTING_M, TABLE, Look, Taste, make_look, make_taste, painted
 from batvision_kd.world.write import make_shot
 
 
@@ -20,7 +21,15 @@ def bare_room(size=(6.0, 5.0, 3.0), bodies=(), absorption=0.2, scattering=0.1) -
     count = 6 + 6 * len(bodies)
     return Room(np.array(size), np.array(bodies, float).reshape(-1, 2, 3), np.full((count, len(BANDS_HZ)), absorption),
                 np.full(count, scattering), np.full((count, 3), 0.5), np.zeros(count, bool),
-                np.full((64, 64), 0.5, np.float32), np.array([0.2, 4, 1]))  # fmt: skip
+                plain_look(bodies))  # fmt: skip
+
+
+def plain_look(bodies, *, wall=0, door=2.0) -> Look:
+    """Grey surfaces, walls of one finish (row of TABLE), a door in each wall where `door` is at most 1."""
+    taste = Taste(np.full((64, 64), 0.5, np.float32), 0.2, joint=0.6, dado=0.0, trim=0.9, walls=np.ones(3) / 3, floor=3)
+    finish = [wall] * 4 + [3, 5] + [6] * 6 * len(bodies)
+    origin = [np.zeros((6, 3))] + [np.tile(low, (6, 1)) for low, _ in bodies]
+    return Look(taste, np.array(finish), np.concatenate(origin).astype(np.float32), np.full(4, door))
 
 
 def lone_path(length_m: float, arrive: np.ndarray) -> Paths:
@@ -89,6 +98,32 @@ def test_mirror_images_agree_with_pyroomacoustics():
     lengths = np.sort(np.linalg.norm(images - rig.position_m, axis=1))
     ours = np.concatenate([wall_images(room, rig).length_m, direct(rig).length_m])
     np.testing.assert_allclose(np.sort(ours), lengths, atol=1e-5)
+
+
+def test_impulse_response_agrees_with_pyroomacoustics():
+    """Oracle: its impulse response of a bare room, one omnidirectional microphone: arrival and relative amplitude of
+    the direct sound and the six first wall images. Its fractional delay of 81 taps starts 40 samples late; its
+    amplitudes are 1/d without air."""
+    pra = pytest.importorskip("pyroomacoustics")
+    room, rig = bare_room((7.0, 5.3, 3.1), absorption=0.3, scattering=0.0), Rig(np.array([2.9, 1.9, 1.1]), 0.3)
+    theirs = pra.ShoeBox(list(room.size_m), fs=RATE, materials=pra.Material(0.3), max_order=1, air_absorption=False)
+    theirs.set_sound_speed(343.0)
+    theirs.add_source(sound_paths.speaker_place(rig))
+    theirs.add_microphone(rig.position_m)
+    theirs.compute_rir()
+    response = np.asarray(theirs.rir[0][0])[40:]
+    first = np.abs(sound_paths.LATTICE).sum(axis=1) == 1
+    walls = wall_images(room, rig)
+    length = np.concatenate([direct(rig).length_m, walls.length_m[first]])
+    air = 10 ** (sound_paths.AIR_DB_M[0] * length / 20)
+    ours = np.concatenate([direct(rig).gain[:, 0], walls.gain[first, 0]]) * air
+    heard = []
+    for place in length * RATE / 343.0:
+        samples = np.arange(int(place) - 3, int(place) + 5)
+        near = response[samples]
+        assert abs(samples[np.abs(near).argmax()] - place) <= 1
+        heard.append((near * np.sinc(samples - place)).sum())
+    np.testing.assert_allclose(np.abs(heard) / abs(heard[0]), ours / ours[0], rtol=0.1)
 
 
 def test_a_box_in_front_answers_earlier_than_the_wall():
@@ -261,6 +296,71 @@ def test_measured_depth_is_the_cast_depth_with_little_noise():
     assert np.abs(depth[valid] - true[valid]).max() < 0.02 * true.max() ** 2
 
 
+# --- surfaces ---------------------------------------------------------------------------------------------------------
+
+
+def wall_seen(look: Look, u: np.ndarray, v: np.ndarray, pixel_m=1e-4) -> tuple[np.ndarray, np.ndarray]:
+    """Colour and shade at u, v of the wall x = 0 of a 6 x 5 x 3 m room."""
+    points = np.stack([np.zeros_like(u), u, v]).astype(np.float32)
+    surface, axis = np.zeros(len(u), int), np.zeros(len(u), int)
+    colours = np.full((6, 3), 0.5)
+    return painted(
+        look, np.array([6.0, 5.0, 3.0]), colours, surface, axis, points, np.full(len(u), pixel_m, np.float32)
+    )
+
+
+@pytest.mark.parametrize("name", ["bricks", "wall tiles", "boards"])
+def test_joints_stand_at_the_standard_distance(name):
+    """Along a horizontal line in the middle of a course: dark places one unit apart, as wide as a joint."""
+    finish = NAMES.index(name)
+    width, height, joint, _ = TABLE[finish]
+    u = np.arange(0.5, 3.5, 1e-4)
+    v = np.full_like(u, 1.2 // height * height + height / 2 if height < 3 else 2.4)
+    dark = wall_seen(plain_look([], wall=finish), u, v)[1] < 0.7
+    begins = u[1:][dark[1:] & ~dark[:-1]]
+    np.testing.assert_allclose(np.diff(begins), width, atol=3e-4)
+    assert dark.mean() == pytest.approx(joint / width, rel=0.1)
+
+
+def test_bricks_are_laid_in_bond_and_far_joints_pale():
+    look, u = plain_look([], wall=NAMES.index("bricks")), np.arange(0.5, 3.5, 1e-4)
+    above, below = (wall_seen(look, u, np.full_like(u, (course + 0.5) / 12))[1] < 0.7 for course in (20, 21))
+    assert not (above & below).any() and above.any() and below.any()
+    near, far = (wall_seen(look, u, np.full_like(u, 20.5 / 12), pixel)[1] for pixel in (1e-4, 0.05))
+    assert near.min() == pytest.approx(0.4) and 0.85 < far.min() < 0.95
+
+
+def test_doors_and_skirting_have_their_size_and_the_trims_colour():
+    look = plain_look([], door=0.5)
+    u = np.arange(0, 5, 0.005)
+    door = (wall_seen(look, u, np.full_like(u, 1.5))[0] == np.float32(0.9)).all(axis=1)
+    assert door.sum() * 0.005 == pytest.approx(DOOR_M[0], abs=0.02)
+    v = np.arange(0, 3, 0.005)
+    column = (wall_seen(look, np.full_like(v, u[door].mean()), v)[0] == np.float32(0.9)).all(axis=1)
+    assert column.sum() * 0.005 == pytest.approx(DOOR_M[1], abs=0.02)
+    beside = (wall_seen(plain_look([]), np.full_like(v, 1.5), v)[0] == np.float32(0.9)).all(axis=1)
+    assert beside[v < SKIRTING_M].all() and not beside[(v > SKIRTING_M) & (v < 0.8)].any()
+    assert not (wall_seen(plain_look([]), u, np.full_like(u, 1.5))[0] == np.float32(0.9)).all(axis=1).any()
+
+
+def test_sizes_are_the_same_in_all_buildings_and_tastes_are_not():
+    looks = [
+        make_look(np.random.default_rng(n), make_taste(np.random.default_rng(n)), np.zeros((0, 2, 3))) for n in (1, 2)
+    ]
+    assert looks[0].taste.contrast != looks[1].taste.contrast and looks[0].taste.trim != looks[1].taste.trim
+    assert all(set(look.finish[:4]) <= {0, 1, 2} and look.finish[4] in (3, 4) and look.finish[5] == 5 for look in looks)
+
+
+def test_the_lamps_light_falls_off():
+    """A wall that faces the lamp from farther away is darker."""
+    means = []
+    for depth in (4.0, 12.0):
+        room, rig = bare_room((depth, 5.0, 3.0)), Rig(np.array([depth / 2, 2.5, 1.2]), 0.0)
+        picture = photograph(room, rig, (45, 80), np.random.default_rng(0))[0]
+        means.append(picture[20:25, 30:50].mean())
+    assert means[0] > 1.15 * means[1]
+
+
 # --- buildings --------------------------------------------------------------------------------------------------------
 
 
@@ -293,8 +393,8 @@ def test_a_full_world_has_its_buildings_and_rooms():
     for shot in shots:
         rooms.setdefault(shot.location, set()).add(shot.room)
         splits.setdefault(shot.location, set()).add(shot.split)
-    assert len(shots) == 950 and len(rooms) == 12 >= 10
+    assert len(shots) == 950 and len(rooms) == 24 >= 10
     assert all(len(found) >= 20 for found in rooms.values())
     assert all(len(found) == 1 for found in splits.values())
-    assert sum(found == {"test"} for found in splits.values()) == 3
+    assert sum(found == {"test"} for found in splits.values()) == 5
     assert len({(s.location, s.room, s.view) for s in shots}) == len({(s.location, s.index) for s in shots}) == 950

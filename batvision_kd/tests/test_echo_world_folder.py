@@ -15,6 +15,7 @@ from batvision_kd.depth import load_depth_m
 from batvision_kd.world import WorldSpec, ensure_world, is_embedded, world_folder, write_world
 from batvision_kd.world.ridge import Coarse, coarse, ridge_scores
 from batvision_kd.world.sound import RATE
+from batvision_kd.world.spec import GENERATOR_VERSION
 from shared.errors import ConfigError, DataError, StorageError
 
 SMALL = {"train": 7, "val": 2, "test": 3, "size_hw": (18, 32)}
@@ -111,7 +112,7 @@ def test_two_processes_may_write_the_same_world(world, tmp_path):
 
 def test_ensure_world_names_the_folder_by_its_spec(tmp_path):
     root = ensure_world(tmp_path, workers=0, **SMALL)
-    assert root == world_folder(tmp_path, WorldSpec(**SMALL)) and root.name == "world-0-7-2-3-18x32"
+    assert root == world_folder(tmp_path, WorldSpec(**SMALL)) and root.name == f"world{GENERATOR_VERSION}-0-7-2-3-18x32"
     assert ensure_world(tmp_path, workers=0, **SMALL) == root
 
 

@@ -32,7 +32,7 @@ def test_scores_controls_and_confidence_are_written(student, tmp_path, capsys):
     assert set(found["scores"]["model"]) == {"strict", "min05", "official"} and found["mark"]
     assert "embedded synthetic data" in (tmp_path / "out/report.html").read_text()
     assert "confidence on test" in capsys.readouterr().out
-    root = next((student.parents[2] / "data").glob("world-*"))
+    root = next((student.parents[2] / "data").glob("world*-*"))
     wav = next(root.glob("*/audio/*.wav"))
     heard = ["--checkpoint", str(student), "--confidence", str(tmp_path / "out/confidence.json"), str(wav)]
     assert listening.main(heard) == 0 and "mean confidence" in capsys.readouterr().out

@@ -1,6 +1,6 @@
 """Configuration of a base detector's training. The defaults are the published recipe on KITTI (facts 2.1, 2.3);
 exp/base_embedded.yaml lays the small one over them, on an embedded world that is written first (data.dir: null).
-Order: defaults < --config files < --set a.b=c."""
+Order: defaults < --config files < --set a.b=c. Relative paths count from the folder the command is started in."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -30,7 +30,7 @@ from shared.loop import Loop, LoopSettings
 from shared.optim import lr_groups, one_cycle
 
 from .anchors import make_anchors
-from .base_config import PACKAGE_ROOT, BaseConfig
+from .base_config import BaseConfig
 from .batches import Collate, FrameSampler, in_order
 from .decode import Decoding, Detections, detect
 from .detection_loss import detection_losses
@@ -41,7 +41,7 @@ from .kitti.augmentation import AugmentationSettings
 from .kitti.dataset import KittiDataset
 from .kitti.layout import KittiRoot, find_kitti
 from .network import PointPillars
-from .targets import assign_targets
+from .targets import Targets, assign_targets
 from .weights import save_base
 from .world import is_embedded
 
@@ -70,9 +70,20 @@ def detection_epoch(
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             predictions = model(batch.pillars)
         targets = assign_targets(anchors, batch.boxes, batch.labels, classes)
-        terms = detection_losses(predictions, targets, **loss)
+        divisor = positives_per_frame(loop.world, targets, len(batch.frame_ids))
+        terms = detection_losses(predictions, targets, divisor=divisor, **loss)
         loop.step(terms, ids=batch.frame_ids, count=len(batch.frame_ids))
     return loop.close_epoch()
+
+
+@torch.no_grad()
+def positives_per_frame(world: run_module.World, targets: Targets, frames: int) -> Tensor:
+    """What a process divides its sums by, so that their frame-weighted mean over the processes has the positives of all
+    of them below it: all positives (at least 1), times its own share of the frames. Collective.
+    """
+    own = torch.stack([targets.positive.sum().float(), torch.tensor(float(frames), device=targets.classes.device)])
+    positives, all_frames = world.sum(own)
+    return positives.clamp(min=1) * (frames / all_frames)
 
 
 @torch.no_grad()
@@ -203,7 +214,7 @@ def execute(files: Sequence[Path], overrides: Sequence[str], name: str | None) -
         embedded = is_embedded(train.root.path)
         mark = MARK if embedded else config.data.mark
         with run_module.RunFolder.open(
-            in_package(config.data.results_dir),
+            config.data.results_dir.absolute(),
             name=name,
             config_hash=config_hash(config, NOT_HASHED),
             config_yaml=to_yaml(config),
@@ -230,13 +241,13 @@ def open_root(config: BaseConfig, world: run_module.World) -> KittiRoot:
     data = config.data
     if data.dir is not None:
         try:
-            root = find_kitti(in_package(data.dir))
+            root = find_kitti(data.dir)
         except DataError as error:
             raise DataError(f"data.dir: {error} (for the embedded world set data.dir: null)") from error
     if world.is_main and (data.dir is None or is_embedded(root.path)):
         print(BANNER, flush=True)
     if data.dir is None:
-        root = embedded_root(in_package(data.embedded_dir), data.world.spec(), world, workers=data.world.workers)
+        root = embedded_root(data.embedded_dir, data.world.spec(), world, workers=data.world.workers)
     return root
 
 
@@ -253,8 +264,3 @@ def datasets(config: BaseConfig, root: KittiRoot) -> tuple[KittiDataset, KittiDa
         raise DataError(f"{root.path}: {len(shared)} frames are in both {data.train_split} and {data.val_split}, the "
                         f"first is {min(shared)}: mend ImageSets, or set data.val_split: null")  # fmt: skip
     return train, val.frames_of(range(len(val))[: data.val_frames])
-
-
-def in_package(path: Path) -> Path:
-    """A relative path of the configuration counts from the package's folder, wherever the command is started."""
-    return path if path.is_absolute() else PACKAGE_ROOT / path

@@ -27,8 +27,9 @@ from .detector import FrozenDetector
 from .progressive import Stage
 from .rq.codebooks import ResidualQuantizer
 from .rq.losses import codebook_loss, commitment_loss, joint_codebook_loss
-from .rq.search import nearest_rows
 from .targets import assign_targets
+
+EACH_ONCE = slice(None)  # every vector counts alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,29 +63,39 @@ def sizes_behind(
     return torch.cat(drawn)
 
 
-def bottle(quantizer: ResidualQuantizer, stage: Stage, features: Tensor, sizes: Tensor | int) -> Bottled:
-    """Quantize features (P,D) with the books so far, the last one (in legacy mode: all) being trained."""
+def bottle(
+    quantizer: ResidualQuantizer,
+    stage: Stage,
+    features: Tensor,
+    sizes: Tensor | int,
+    counted: Tensor | slice = EACH_ONCE,
+) -> Bottled:
+    """Quantize features (P,D) with the books so far, the last one (in legacy mode: all) being trained.
+
+    counted: the vectors that the codebook loss is the mean over (`sensitivity.counted`).
+    """
     if stage.legacy:
-        return _bottle_jointly(quantizer, stage, features)
+        return _bottle_jointly(quantizer, stage, features, counted)
     book = stage.codebook
     residual = quantizer.residual(features, book, sizes if isinstance(sizes, int) else sizes.to(features.device))
     rows = quantizer.rows(book)
-    codes = nearest_rows(residual, rows.detach())
+    codes = quantizer.nearest(residual, book)
     looked_up = torch.nn.functional.embedding(codes, rows)
     return Bottled((features - residual) + looked_up, {book: residual}, {book: codes},
-                   codebook_loss(residual, looked_up))  # fmt: skip
+                   codebook_loss(residual[counted], looked_up[counted]))  # fmt: skip
 
 
-def _bottle_jointly(quantizer: ResidualQuantizer, stage: Stage, features: Tensor) -> Bottled:
+def _bottle_jointly(quantizer: ResidualQuantizer, stage: Stage, features: Tensor, counted: Tensor | slice) -> Bottled:
     codes = quantizer.search(features, [stage.size] * stage.n)
     with torch.no_grad():
         residuals = {book: features - quantizer.decode(codes, book) for book in stage.books}
     by_book = {book: codes[:, book] for book in stage.books}
-    return Bottled(quantizer.decode(codes), residuals, by_book, joint_codebook_loss(features, codes, quantizer))
+    codebook = joint_codebook_loss(features[counted], codes[counted], quantizer)
+    return Bottled(quantizer.decode(codes), residuals, by_book, codebook)
 
 
-def distortion_terms(bottled: Bottled, features: Tensor) -> dict[str, Tensor]:
-    return {"vq": commitment_loss(features, bottled.quantized), "codebook": bottled.codebook}
+def distortion_terms(bottled: Bottled, features: Tensor, counted: Tensor | slice = EACH_ONCE) -> dict[str, Tensor]:
+    return {"vq": commitment_loss(features[counted], bottled.quantized[counted]), "codebook": bottled.codebook}
 
 
 def without_gradient(terms: Mapping[str, Tensor], rows: Sequence[Tensor]) -> dict[str, Tensor]:

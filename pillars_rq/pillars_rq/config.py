@@ -87,6 +87,8 @@ class TrainingSettings(Schema):
     # ours
     seed: NonNegativeInt = 0
     lr_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5  # what the rate falls by
+    lr_decay: Literal["none", "cosine"] = "none"  # of a stage's gradient epochs; times what the plateau leaves
+    object_repeats: Count = 1  # how often a pillar in a labelled box counts where rows are drawn, averaged, compared
     clip: Positive | None = None
     pool_frames: Count = 32  # training frames whose vectors new rows, restarts and code tables are drawn from
     restart_threshold: NonNegative = 0.01  # a row with fewer hits than this share of an average row's starts again
@@ -100,6 +102,8 @@ class RqModelSettings(Schema):
     code_shape: tuple[Count, Count, Count] | None = None  # H, W, 1 ("codes a cell of each book") or n_codebook
     codebook_size: Count = 64  # of legacy mode
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    # ours
+    metric: Literal["plain", "tail"] = "plain"  # in which the nearest row is looked for (sensitivity.tail_metric)
 
 
 class LossWeights(Schema):

@@ -31,17 +31,21 @@ def detection_losses(
     *,
     code_weights: Sequence[float] = CODE_WEIGHTS,
     published_angle_loss: bool = False,
+    divisor: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Maps of the head and targets -> {"cls", "reg", "dir"}, scalars float32.
 
     code_weights: of x, y, z, w, l, h, theta within reg; the published ones are all 1.
+
+    divisor: what the sums are divided by, a scalar; None: the positives here, at least 1.
 
     published_angle_loss: the published weights' own angle term (its target uses the cosine of the already overwritten
     prediction: facts 2.3 quirk a), for continuing their training. The default is the intended one.
     """
     logits, deltas, directions = flat_predictions(predictions, targets.background)
     positive = targets.positive
-    count = positive.sum().clamp(min=1)  # stays on the device: no host read in a step
+    # A count stays on the device: no host read in a step.
+    count = positive.sum().clamp(min=1) if divisor is None else divisor
     wanted, angle = targets.deltas[positive], _published_angles if published_angle_loss else sine_difference
     found = deltas[positive]
     error = torch.cat([found[:, :6] - wanted[:, :6], angle(found[:, 6], wanted[:, 6])[:, None]], 1)

@@ -65,8 +65,7 @@ class Plan:
 
 
 def whole_plan(out: Path, seeds: int) -> Plan:
-    epochs = ("progressive_learning.embedding_stage_epochs=4", "progressive_learning.warmup_epochs=1")
-    return Plan(out, seeds, 250, 200, 200, (16, 32, 64, 128, 256), 5, ((1, 256), (2, 64), (5, 16)), (), epochs)
+    return Plan(out, seeds, 250, 200, 200, (16, 32, 64, 128, 256), 5, ((1, 256), (2, 64), (5, 16)), (), ())
 
 
 def quick_plan(out: Path) -> Plan:

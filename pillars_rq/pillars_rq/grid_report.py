@@ -22,6 +22,7 @@ from . import evaluate
 from .cells import Cell, base_sender, baseline_senders, fingerprint, measured, rows_of, rq_senders
 from .checkpoints import Loaded, check_point
 from .config import RqConfig
+from .decode import Detections
 from .detector import FrozenDetector
 from .kitti.results import write_result_files
 from .pictures import BevView, compare
@@ -32,6 +33,7 @@ from .senders import Stream
 from .session import Session, feature_pool
 
 PICTURES = 3
+SHOWN_SCORE = 0.3  # of a box in a picture
 PACKAGES = ("torch", "numpy", "numba")
 HEADERS = (
     "sent", "bits/pillar", "bytes/frame", "p50", "p95", "relMSE", "mAP 3D mod. R40", "R11", "drop R40", "x dense fp32",
@@ -103,7 +105,7 @@ def _baseline_cells(config: RqConfig, detector, loaded: Loaded, data: Data, fold
     indices = range(len(data.val))[:limit]
     if not len(indices):
         return []
-    pool = feature_pool(config, detector, data)
+    pool, _ = feature_pool(config, detector, data)
     cells = []
     for sender in baseline_senders(detector, pool):
         key = fingerprint(detector, None, data, indices, config.training.seed, sender.name)
@@ -238,15 +240,21 @@ def _pictures(folder: Path, cells: Sequence[Cell], data: Data, detector) -> list
     for place in np.linspace(0, len(base.indices) - 1, min(PICTURES, len(base.indices))).astype(int):
         frame = data.val[base.indices[place]]
         for cell in (sent[0], sent[-1]) if len(sent) > 1 else sent:
-            image = compare(frame.points, truth=frame.boxes, without=base.detections[place].boxes,
-                            with_rq=cell.detections[place].boxes, view=view, title=frame.frame_id, rate=cell.name,
-                            without_scores=base.detections[place].scores, with_scores=cell.detections[place].scores,
-                            embedded=bool(data.mark))  # fmt: skip
+            without, with_rq = shown(base.detections[place]), shown(cell.detections[place])
+            image = compare(frame.points, truth=frame.boxes, without=without.boxes, with_rq=with_rq.boxes, view=view,
+                            title=frame.frame_id, rate=cell.name, without_scores=without.scores,
+                            with_scores=with_rq.scores, embedded=bool(data.mark))  # fmt: skip
             path = folder / "figures" / f"{frame.frame_id}-{cell.name}.png"
             path.parent.mkdir(exist_ok=True)
             image.save(path)
             pictures.append((path, f"{frame.frame_id}: left without quantization, right {cell.name}"))
     return pictures
+
+
+def shown(found: Detections) -> Detections:
+    """The detections worth drawing: AP wants every box above 0.1, a reader only those above SHOWN_SCORE."""
+    sure = found.scores > SHOWN_SCORE
+    return Detections(found.boxes[sure], found.scores[sure], found.labels[sure])
 
 
 def write_training_report(session: Session, rows: Sequence[dict[str, Any]]) -> None:

@@ -11,12 +11,8 @@ P and B are free. Between the two lies what the edge sends and the server rebuil
 # B frames, P pillars, M points of a pillar, D channels, H x W cells
 
 import argparse
-import contextlib
-import importlib.metadata
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,14 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from shared.checkpoint import sha256_of, write_atomic
-from shared.errors import UserError
+from shared.errors import ExportError
+from shared.onnx_graphs import OPSET, require_extra, session_of, to_onnx, versions
 from shared.run import run_command
 from shared.storage import storage_error
 
 from .network import PointPillars, Predictions
 from .weights import load_base
 
-OPSET = 18
 HEAD, TAIL, RECORD = "headnet.onnx", "tailnet.onnx", "export.json"
 # Two fp32 engines add in different orders: relative to the largest value of an output some hundred roundings.
 TOLERANCE = 1e-4
@@ -82,7 +78,7 @@ def write_onnx(
 
     weights_sha256: of the file the model came from, for the record.
 
-    Raises UserError without the `export` extra, StorageError when the file system refuses, RuntimeError when ONNX
+    Raises UserError without the `export` extra, StorageError when the file system refuses, ExportError when ONNX
     Runtime does not give PyTorch's numbers (then nothing is written).
     """
     require_extra()
@@ -99,7 +95,7 @@ def write_onnx(
         "grid": model.grid.as_dict(),
         "classes": [one.as_dict() for one in model.classes],
         "parity": {name: asdict(one) for name, one in parity.items()},
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
+        "versions": versions(),
         "files": {},
     }
     for name, graph in graphs.items():
@@ -119,28 +115,13 @@ def make_folder(folder: Path) -> None:
 def build_head(model: PointPillars) -> bytes:
     pillars = torch.export.Dim("pillars", min=1)
     names = {"points": {0: pillars}, "counts": {0: pillars}, "cells": {0: pillars}}
-    return _build(HeadGraph(model), next(head_inputs(model, (7,))), names, ["features"])
+    return to_onnx(HeadGraph(model), next(head_inputs(model, (7,))), ["features"], names)
 
 
 def build_tail(model: PointPillars) -> bytes:
     canvas = torch.zeros(2, model.widths.pillar, model.grid.height, model.grid.width)
     names = {"canvas": {0: torch.export.Dim("frames", min=1)}}
-    return _build(TailGraph(model), {"canvas": canvas}, names, list(Predictions._fields))
-
-
-def _build(graph: nn.Module, example: Mapping[str, Tensor], shapes: Mapping, outputs: list[str]) -> bytes:
-    with _quiet():
-        program = torch.onnx.export(
-            graph.eval(),
-            tuple(example.values()),
-            dynamo=True,
-            input_names=list(example),
-            output_names=outputs,
-            dynamic_shapes=dict(shapes),
-            opset_version=OPSET,
-            verbose=False,
-        )
-    return program.model_proto.SerializeToString()
+    return to_onnx(TailGraph(model), {"canvas": canvas}, list(Predictions._fields), names)
 
 
 def head_inputs(model: PointPillars, pillars: tuple[int, ...] = PARITY_PILLARS) -> Iterator[dict[str, Tensor]]:
@@ -172,10 +153,8 @@ def tail_inputs(model: PointPillars) -> Iterator[dict[str, Tensor]]:
 def check_parity(
     onnx_bytes: bytes, graph: nn.Module, inputs: Iterable[Mapping[str, Tensor]], tolerance: float = TOLERANCE
 ) -> Parity:
-    """Run ONNX Runtime and PyTorch on the same inputs; RuntimeError when they differ by more than `tolerance`."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
+    """Run ONNX Runtime and PyTorch on the same inputs; ExportError when they differ by more than `tolerance`."""
+    session = session_of(onnx_bytes)
     names = [output.name for output in session.get_outputs()]
     worst, inputs = dict.fromkeys(names, 0.0), list(inputs)
     for one in inputs:
@@ -187,32 +166,8 @@ def check_parity(
             worst[name] = max(worst[name], float(difference)) if np.isfinite(difference) else float("nan")
     parity = Parity(len(inputs), tolerance, worst)
     if not all(value <= tolerance for value in worst.values()):  # NaN is not within it either
-        raise RuntimeError(f"ONNX Runtime does not give PyTorch's numbers: {parity}. Nothing was exported.")
+        raise ExportError(f"ONNX Runtime does not give PyTorch's numbers: {parity}. Nothing was exported.")
     return parity
-
-
-def require_extra() -> None:
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401 - torch.onnx asks for it late, with a message of its own
-    except ImportError as error:
-        raise UserError(
-            f"the export needs the extra `export` ({error.name} is missing): pip install -e .[export]"
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch.onnx's remarks about operators of other libraries and its own deprecations."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ the averages, the optimizer and what patience has counted together.
 
 # P pillars, D channels, K rows, R new rows
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ from .judging import StageState, epochs_before, judge, judge_epoch, save, scored
 from .progressive import FINAL, GlobalBest, Stage, final_file, schedule_of, stages_of
 from .rq.codebooks import ResidualQuantizer, quantizer_from, quantizer_state
 from .rq.restart import reset_moments, restart_dead
-from .session import Session
+from .sensitivity import tail_metric
+from .session import Session, counted_of
 
 PROGRESS = "progress"  # folder in the run's: the books between two stages
 
@@ -44,13 +46,13 @@ PROGRESS = "progress"  # folder in the run's: the books between two stages
 def warmup_epoch(session: Session, stage: Stage, quantizer: ResidualQuantizer, state: StageState, loader, loop) -> dict:
     """One pass of moving averages; the tail is not run, and the optimizer's steps move nothing."""
     for batch in loop.batches(loader):
-        features, bottled = _bottled(session, stage, quantizer, batch, loop.epoch)
-        terms = bottleneck.distortion_terms(bottled, features)
+        features, bottled, counted = _bottled(session, stage, quantizer, batch, loop.epoch)
+        terms = bottleneck.distortion_terms(bottled, features, counted)
         for book in stage.books:
-            hits = state.averages[str(book)].step(quantizer, bottled.residuals[book], session.world.sum)
+            hits = state.averages[str(book)].step(quantizer, bottled.residuals[book][counted], session.world.sum)
             state.hits(book).add_(hits)
         terms = bottleneck.without_gradient(terms, list(quantizer.fresh.values()))
-        _step(session, loop, batch, terms, len(features), None)
+        _step(session, loop, batch, terms, len(counted), None)
     return loop.close_epoch()
 
 
@@ -59,22 +61,23 @@ def gradient_epoch(
 ) -> dict:
     """One pass of codebook and detection losses; both reach the new rows through the lookup."""
     for batch in loop.batches(loader):
-        features, bottled = _bottled(session, stage, quantizer, batch, loop.epoch)
-        terms, positives = bottleneck.distortion_terms(bottled, features), None
+        features, bottled, counted = _bottled(session, stage, quantizer, batch, loop.epoch)
+        terms, positives = bottleneck.distortion_terms(bottled, features, counted), None
         if session.config.loss_weights.det_weight > 0:
             term, positives = bottleneck.detection_term(session.detector, batch, bottled.quantized)
             terms["det"] = term
         for book in stage.books:
             hits = torch.bincount(bottled.codes[book], minlength=quantizer.size(book))
             state.hits(book).add_(session.world.sum(hits))
-        _step(session, loop, batch, terms, len(features), positives)
+        _step(session, loop, batch, terms, len(counted), positives)
     return loop.close_epoch()
 
 
 def _bottled(session: Session, stage: Stage, quantizer, batch: DetectionBatch, epoch: int):
     sizes = bottleneck.sizes_behind(quantizer, stage, batch, session.config.training.seed, epoch)
     features = session.detector.head(batch.pillars)
-    return features, bottleneck.bottle(quantizer, stage, features, sizes)
+    counted = counted_of(session.config, session.detector, batch).to(features.device)
+    return features, bottleneck.bottle(quantizer, stage, features, sizes, counted), counted
 
 
 def _step(session: Session, loop: Loop, batch: DetectionBatch, terms, pillars: int, positives) -> None:
@@ -144,9 +147,9 @@ def grow(session: Session, stage: Stage, quantizer: ResidualQuantizer) -> None:
 def _pool_residuals(session: Session, stage: Stage, quantizer, book: int, generator: torch.Generator) -> Tensor:
     pool = session.pool
     if book == 0:
-        return pool
+        return pool[session.counted]
     sizes = stage.size if stage.legacy else quantizer.draw_sizes(len(pool), generator).to(pool.device)
-    return quantizer.residual(pool, book, sizes)
+    return quantizer.residual(pool, book, sizes)[session.counted]
 
 
 def _loop(session: Session, stage: Stage, quantizer: ResidualQuantizer, state: StageState):
@@ -170,7 +173,7 @@ def _loop(session: Session, stage: Stage, quantizer: ResidualQuantizer, state: S
         world=world,
         model=quantizer,
         optimizer=torch.optim.Adam(lr_groups(quantizer, training.init_lr, {})),  # no decay: it would move frozen rows
-        schedule=lambda step, total: state.watch.factor,
+        schedule=lambda step, total: state.watch.factor * rate_factor(training.lr_decay, stage, step / total),
         weights={"vq": loss.vq_weight, "codebook": loss.codebook_weight, "det": loss.det_weight},
         sampler=sampler,
         settings=LoopSettings(stage.epochs, 1, training.clip, config.logging.log_freq, training.save_every,
@@ -178,6 +181,15 @@ def _loop(session: Session, stage: Stage, quantizer: ResidualQuantizer, state: S
         criterion=state,
     )  # fmt: skip
     return loop, loader
+
+
+def rate_factor(decay: str, stage: Stage, done: float) -> float:
+    """What the rate is multiplied by when a share `done` of a stage's steps is done: 1, or over the gradient epochs a
+    half cosine from 1 to 0."""
+    begin = stage.warmup / stage.epochs
+    if decay == "none" or done <= begin:
+        return 1.0
+    return (1 + math.cos(math.pi * (done - begin) / (1 - begin))) / 2
 
 
 def close_stage(
@@ -225,8 +237,9 @@ def restore(session: Session) -> tuple[ResidualQuantizer, GlobalBest, list[dict]
     folder = session.run.path / PROGRESS
     found = checkpoint.load_latest(folder) if folder.is_dir() else None
     if found is None:
-        quantizer = ResidualQuantizer(session.config.model.n_codebook, schedule_of(session.config),
-                                      session.detector.channels)  # fmt: skip
+        config, detector = session.config, session.detector
+        metric = tail_metric(detector.model).cpu() if config.rq_model.metric == "tail" else None
+        quantizer = ResidualQuantizer(config.model.n_codebook, schedule_of(config), detector.channels, metric)
         return quantizer.to(session.world.device), GlobalBest(), []
     path, state = found
     quantizer = quantizer_from(state["quantizer"], str(path)).to(session.world.device)

@@ -1,12 +1,13 @@
 """The training of a base detector under the faults of `shared.faults`."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from base_samples import TINY, write_root
 
-from pillars_rq import base_training
-from shared.faults import FaultSuite, TrainingCommand
+from pillars_rq import base_training, onnx_export
+from shared.faults import ExportCommand, FaultSuite, TrainingCommand
 
 
 def argv(work: Path) -> list[str]:
@@ -28,6 +29,16 @@ COMMAND = TrainingCommand(
     preparation={"data": (base_training, "datasets"), "teacher": (base_training, "make_anchors")},
     workers=lambda count: ["--set", f"training.workers={count}"],
     another_seed=["--set", "training.seed=1", "--run", "other"],
+    # No `uneven`: batch norm sees each process's own frames, so two processes are not one. The normalisation of the
+    # losses is held by test_base_training.py.
+    export=ExportCommand(
+        argv=lambda work: [str(work / "results/t" / base_training.WEIGHTS), "--out", str(work / "onnx")],
+        point=(onnx_export, "check_parity"),
+        folder=lambda work: work / "onnx",
+        main=onnx_export.main,
+    )
+    if find_spec("onnxruntime")
+    else None,
 )
 
 

@@ -9,6 +9,7 @@ from base_samples import TINY, write_root
 from pillars_rq import base_training
 from pillars_rq.anchors import make_anchors
 from pillars_rq.base_config import PACKAGE_ROOT, BaseConfig
+from pillars_rq.base_training import positives_per_frame
 from pillars_rq.batches import Collate, FrameSampler, in_order
 from pillars_rq.decode import Decoding, detect
 from pillars_rq.detection_loss import WEIGHTS, detection_losses
@@ -16,11 +17,12 @@ from pillars_rq.grid import Grid
 from pillars_rq.kitti.layout import find_kitti
 from pillars_rq.kitti.prepare import prepare
 from pillars_rq.network import PointPillars
-from pillars_rq.targets import assign_targets
+from pillars_rq.targets import Targets, assign_targets
 from pillars_rq.weights import load_base
 from shared.config import load_config
 from shared.errors import ConfigError, DataError
 from shared.loop import Loop
+from shared.run import World
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +213,30 @@ def test_frames_in_both_splits_are_refused(root, tmp_path, command, capsys):
 def test_a_root_that_is_not_there_is_an_error(command, capsys):
     code, _ = command("d", "data.dir=/nonexistent")
     assert code == 2 and "/nonexistent" in capsys.readouterr().err
+
+
+class Pair(World):
+    """One of two processes; `sum` adds what the other one would have brought."""
+
+    def __init__(self, other: torch.Tensor):
+        super().__init__(rank=0, size=2)
+        object.__setattr__(self, "other", other)
+
+    def sum(self, tensor):
+        return tensor + self.other
+
+
+@pytest.mark.parametrize(("mine", "frames"), [((3, 1), (1, 3)), ((0, 8), (2, 1)), ((0, 0), (1, 1))])
+def test_losses_are_divided_by_the_positives_of_all_processes(mine, frames):
+    """Weighted by frames, the processes' sums over their divisors are the sum over all positives."""
+
+    def of(count: int) -> Targets:
+        return Targets((torch.arange(10) >= count).long()[None], torch.zeros(1, 10, 7), torch.zeros(1, 10), 1)
+
+    shares = []
+    for own in (0, 1):
+        other = torch.tensor([mine[1 - own], frames[1 - own]], dtype=torch.float32)
+        divisor = positives_per_frame(Pair(other), of(mine[own]), frames[own])
+        shares.append(5.0 / divisor * frames[own] / sum(frames))  # a sum of 5 on each
+    assert float(sum(shares)) == pytest.approx(10 / max(1, sum(mine)))
+    assert positives_per_frame(World(), of(4), 7) == 4

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from pillars_rq.decode import Detections
+from pillars_rq.grid_report import SHOWN_SCORE, shown
 from pillars_rq.pictures import TRUTH, WITH_RQ, WITHOUT_RQ, BevView, Layer, compare, draw_bev
 from pillars_rq.world import WorldSpec
 from pillars_rq.world.preview import sheet
@@ -53,3 +55,10 @@ def test_scores_are_written():
 def test_the_sheet_of_the_world():
     image = sheet(WorldSpec(), frames=2)
     assert image.width > 1200 and len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 500
+
+
+def test_a_report_draws_the_sure_boxes_with_their_own_scores():
+    scores = np.array([0.11, 0.9, SHOWN_SCORE, 0.4], np.float32)
+    found = shown(Detections(np.arange(28, dtype=np.float32).reshape(4, 7), scores, np.arange(4)))
+    assert found.labels.tolist() == [1, 3] and found.boxes[:, 0].tolist() == [7, 21]
+    assert found.scores.tolist() == pytest.approx([0.9, 0.4])

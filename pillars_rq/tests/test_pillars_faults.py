@@ -39,6 +39,7 @@ COMMAND = TrainingCommand(
     workers=lambda count: ["--set", f"training.num_workers={count}"],
     another_seed=["--set", "training.seed=1", "--run", "other"],
     teacher=lambda work: work / "pretrained" / "epoch_160.pth",
+    uneven=["--set", "training.batch_size=3", "--run", "other"],
 )
 
 

@@ -72,7 +72,7 @@ def test_first_codes_are_the_codes_of_fewer_books():
 def test_a_prefix_is_the_smaller_book():
     quantizer, features = trained(), features_like(50)
     small = ResidualQuantizer(3, (2, 4), DIM)
-    small.load_state_dict({"books": quantizer.books[:, :4], "held": torch.full((3,), 4)})
+    small.load_state_dict({**small.state_dict(), "books": quantizer.books[:, :4], "held": torch.full((3,), 4)})
     codes = quantizer.encode(features, 3, 4)
     assert torch.equal(codes, small.encode(features, 3, 4))
     assert torch.equal(quantizer.decode(codes), small.decode(codes))

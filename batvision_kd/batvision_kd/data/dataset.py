@@ -49,6 +49,7 @@ class EchoDepthDataset(Dataset):
         max_depth_m: float = 30.0,
         rgb: bool = False,
         augment: bool = False,
+        augment_colours: bool = False,
         seed: int = 0,
         cache_dir: Path | str | None = None,
         locations: Sequence[str] | None = None,
@@ -56,6 +57,7 @@ class EchoDepthDataset(Dataset):
     ):
         """split: "train", "val", "test", or "all" (with `locations`, for a hold-out). size: (rows, columns) of picture
         and depth. max_depth_m: the range of the echo's cut; farther depths are clipped to it and stay valid.
+        augment, augment_colours: see augment.py; the second counts only with the first.
         cache_dir: keeps prepared arrays there; None keeps nothing.
 
         Raises:
@@ -66,7 +68,7 @@ class EchoDepthDataset(Dataset):
             raise ConfigError(f"max_depth_m {max_depth_m} and size {tuple(size)} must be positive")
         self.root, self.split, self.settings = Path(root), split, settings
         self.size, self.max_depth_m, self.rgb = (int(size[0]), int(size[1])), float(max_depth_m), rgb
-        self.augment, self.seed = augment, seed
+        self.augment, self.augment_colours, self.seed = augment, augment_colours and rgb, seed
         self.cache = ArrayCache(cache_dir) if cache_dir is not None else None
         self.records = read_records(root, split, locations=locations, blacklist=blacklist)
         _check_files(self.records, self.root, rgb)
@@ -101,7 +103,8 @@ class EchoDepthDataset(Dataset):
             "room": record.room,
         }
         if self.augment:
-            sample = augment_sample(sample, self.settings, sample_rng(self.seed, epoch, index))
+            rng = sample_rng(self.seed, epoch, index)
+            sample = augment_sample(sample, self.settings, rng, colours=self.augment_colours)
         return sample
 
     # Each of these asks the cache, where there is one, and computes otherwise.

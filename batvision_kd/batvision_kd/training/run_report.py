@@ -1,14 +1,20 @@
-"""results/<experiment>/report.html: what was learned, how it went, and what it was asked to do."""
+"""results/<experiment>/report.html: what was learned, how it went, what it looks like, and what it was asked to do."""
 
+import io
 from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
 
 from shared.metrics import read_records
 from shared.report import Report, curves
 from shared.storage import write_atomic
 
+from ..checkpoints import load_model
 from ..config import Settings
 from ..data_source import Sources
 from ..metrics import MAIN
+from ..pictures import View, rows_of
 from .saving import folder_of
 from .validation import PROTOCOL
 
@@ -18,6 +24,7 @@ TITLES = {
     "distillation": "Binaural depth, distilled",
 }
 JUDGED = ("rmse", "abs_rel", "delta1")
+SHOWN = 4  # validation images
 
 
 def write_report(settings: Settings, sources: Sources, logs: Path, trained) -> Path:
@@ -35,6 +42,8 @@ def write_report(settings: Settings, sources: Sources, logs: Path, trained) -> P
     report.figure(_curves(metrics, JUDGED, results / "validation.png", f"{settings.kind}/val"))
     report.heading("Training")
     report.figure(_curves(metrics, _terms(metrics, settings.kind), results / "training.png", f"{settings.kind}/epoch"))
+    report.heading("Validation images")
+    report.figure(_samples(settings, sources, trained.best, results / "predictions.png"), "Grey: nothing was measured.")
     report.heading("Configuration")
     report.code((logs / "config.yaml").read_text(encoding="utf-8"))
     path = results / "report.html"
@@ -48,15 +57,23 @@ def _terms(metrics: Path, kind: str) -> list[str]:
     return [name for name in rows[-1] if name not in ("step", "split", "time")]
 
 
-def _curves(metrics: Path, keys, path: Path, split: str) -> Path:
-    figure = curves(metrics, list(keys), split_prefix=split)
-    write_atomic(path, _png(figure))
+def _samples(settings: Settings, sources: Sources, best: Path, path: Path) -> Path:
+    """Evenly spread validation images with the best model's depth."""
+    model, source = load_model(best)[0], "rgb" if settings.kind == "rgb" else "audio"
+    chosen = torch.linspace(0, len(sources.val) - 1, min(SHOWN, len(sources.val))).round().int().tolist()
+    items = [sources.val[index] for index in chosen]
+    with torch.no_grad():
+        views = [View(item["id"], item, {TITLES[settings.kind]: model(item[source][None])[0]}) for item in items]
+    write_atomic(path, _png(rows_of(views, mark=sources.mark), dpi=100))
     return path
 
 
-def _png(figure) -> bytes:
-    import io
+def _curves(metrics: Path, keys, path: Path, split: str) -> Path:
+    write_atomic(path, _png(curves(metrics, list(keys), split_prefix=split)))
+    return path
 
+
+def _png(figure: Figure, dpi: int = 144) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=144)
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

@@ -10,7 +10,7 @@ nothing about the real data set.
     building.py  buildings, rooms, furniture, the rig's place        head.py    speaker and ears by direction
     rays.py      slab ray casting                                    sound.py   impulse responses, the record
     camera.py    picture, depth, holes                               write.py   the folder on disk
-    ridge.py     whether a linear model can hear anything: the standing check
+    surfaces.py  bricks, tiles, doors: standard sizes                ridge.py   the standing check: can it be heard?
 
 One engine casts rays for the camera and for the diffuse echoes, so ears and camera meet the same furniture.
 
@@ -23,8 +23,8 @@ with the official 340).
 NOT modelled: diffraction around edges (furniture in the way of a mirror path only weakens it); scattering of higher
 order and mirror images between furniture and walls; rooms that are not boxes, open doors, curved or slanted things,
 anything outdoors; measured ears (pinna notches, so elevation is heard by range alone); moving rigs, room modes below
-the lowest band, distortion. The camera has no shadows, blur or lens errors, and the depth camera's holes are drawn from
-simple rules.
+the lowest band, distortion. Joints and doors are drawn, not built: ears do not hear them. The camera has no shadows,
+blur or lens errors, and the depth camera's holes are drawn from simple rules.
 """
 
 from .spec import WorldSpec

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .surfaces import Look, Taste, make_look, make_taste
+
 BANDS_HZ = np.array([250.0, 500, 1000, 2000, 4000, 8000, 16000])  # centres; the outer ones reach to 0 and to Nyquist
 KINDS = ("cabinet", "table", "sofa", "column", "crate")
 WALL_GAP_M = 0.35  # rig to wall at least
@@ -33,9 +35,8 @@ class Building:
     bodies: float  # mean number of pieces of furniture on 25 square metres
     kinds: np.ndarray  # (KINDS,) shares
     colours: np.ndarray  # (8, 3) 0..1: walls, floor, ceiling, five of furniture
-    texture: np.ndarray  # (64, 64) 0..1
-    pattern: np.ndarray  # (3,) contrast, cells per metre, stripes per metre
     glass: float  # share of surfaces that a depth camera does not see
+    taste: Taste
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +49,7 @@ class Room:
     scattering: np.ndarray  # (F,)
     colours: np.ndarray  # (F, 3)
     glass: np.ndarray  # (F,) bool
-    texture: np.ndarray
-    pattern: np.ndarray
+    look: Look
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +81,8 @@ def make_building(seed: int, number: int) -> Building:
         bodies=rng.uniform(3.0, 10.0),
         kinds=rng.dirichlet(np.full(len(KINDS), 2.0)),
         colours=np.clip(rng.uniform(0.3, 0.85, (8, 1)) + rng.normal(0, 0.12, (8, 3)), 0.05, 0.98),
-        texture=_texture(rng),
-        pattern=np.array([rng.uniform(0.1, 0.5), rng.uniform(2, 16), rng.uniform(0.5, 4)]),
         glass=rng.uniform(0.0, 0.12),
+        taste=make_taste(rng),
     )
 
 
@@ -92,12 +91,6 @@ def _absorption(rng: np.random.Generator, least: float, most: float) -> np.ndarr
     level = np.exp(rng.uniform(np.log(least), np.log(most)))
     tilt = rng.uniform(-0.3, 1.0)
     return np.clip(level * (BANDS_HZ / 1000) ** (0.25 * tilt), 0.01, 0.9)
-
-
-def _texture(rng: np.random.Generator) -> np.ndarray:
-    """Noise with structure in two sizes."""
-    coarse = np.kron(rng.random((16, 16)), np.ones((4, 4)))
-    return (0.6 * coarse + 0.4 * rng.random((64, 64))).astype(np.float32)
 
 
 def make_room(building: Building, seed: int, number: int, room: int) -> Room:
@@ -124,8 +117,7 @@ def _surfaced(rng: np.random.Generator, building: Building, size_m: np.ndarray, 
         scattering=np.concatenate([np.full(6, building.scattering), np.repeat(rng.uniform(0.25, 0.6, count), 6)]),
         colours=np.clip(colours + rng.normal(0, 0.04, colours.shape), 0.03, 1),
         glass=rng.random(6 + 6 * count) < building.glass * (np.arange(6 + 6 * count) != FLOOR),
-        texture=building.texture,
-        pattern=building.pattern,
+        look=make_look(rng, building.taste, bodies_m),
     )
 
 

@@ -11,12 +11,16 @@ import numpy as np
 
 from .building import Rig, Room
 from .rays import Hits, cast
+from .surfaces import painted
 
 HFOV, VFOV = np.radians(86.0), np.radians(57.0)
 BASELINE_M = 0.05  # between the eyes of the depth camera
 DISPARITY_NOISE_PX = 0.08  # at 1280 columns
 PATCH_GRID = (13, 22)  # places over the picture at which its holes are drawn
-AMBIENT = 0.45  # share of the light that comes from everywhere
+AMBIENT = 0.5  # light that comes from everywhere
+LAMP_REACH_M = 3.0  # where a surface that faces the lamp receives 1 in all
+DARK = 0.45  # below it the depth camera sees less
+BRIGHTEST = 1.5  # of the lamp's own light, near it
 
 
 def focal_px(size_hw: tuple[int, int]) -> tuple[float, float]:
@@ -42,40 +46,33 @@ def photograph(
     rays = camera_rays(rig, size_hw)
     hits = cast(room, rig.position_m, rays)
     points = rig.position_m[:, None].astype(np.float32) + hits.reach * rays.astype(np.float32)
-    brightness = _shading(room, rays, hits, points) * _pattern(room, hits, points)
-    picture = room.colours.astype(np.float32)[hits.surface] * brightness[:, None] * np.float32(rng.uniform(0.8, 1.2))
+    pixel_m = hits.reach / np.float32(focal_px(size_hw)[1])
+    colour, shade = painted(room.look, room.size_m, room.colours, hits.surface, hits.axis, points, pixel_m)
+    brightness = _light(room, rays, hits, points) * shade
+    picture = colour * brightness[:, None] * np.float32(rng.uniform(0.8, 1.2))
     picture += rng.normal(0, 0.012, len(picture)).astype(np.float32)[:, None]
     depth = hits.reach.reshape(size_hw)
     holes = _holes(room, rays, hits, brightness, size_hw, rng)
     return (np.clip(picture, 0, 1) * 255).astype(np.uint8).reshape(*size_hw, 3), _measured(depth, holes, rng)
 
 
-def _shading(room: Room, rays: np.ndarray, hits: Hits, points: np.ndarray) -> np.ndarray:
-    """Lambert's law for a lamp below the middle of the ceiling, plus ambient light. (N,)"""
+def _light(room: Room, rays: np.ndarray, hits: Hits, points: np.ndarray) -> np.ndarray:
+    """Lambert's law for a lamp below the middle of the ceiling, weaker with the distance, plus ambient light. (N,)"""
     lamp = (room.size_m * (0.5, 0.5, 0.95)).astype(np.float32)[:, None]
     to_lamp = lamp - points
     towards = np.take_along_axis(rays, hits.axis[None], 0)[0] > 0  # the normal looks against the ray
     along = np.take_along_axis(to_lamp, hits.axis[None], 0)[0]
-    cosine = np.where(towards, -along, along) / np.sqrt((to_lamp**2).sum(axis=0) + 1e-6)
-    return (AMBIENT + (1 - AMBIENT) * np.clip(cosine, 0, 1)).astype(np.float32)
-
-
-def _pattern(room: Room, hits: Hits, points: np.ndarray) -> np.ndarray:
-    """Noise and stripes in the plane of each surface, as a factor. (N,)"""
-    contrast, cells, stripes = room.pattern.astype(np.float32)
-    u = np.where(hits.axis == 0, points[1], points[0])
-    v = np.where(hits.axis == 2, points[1], points[2])
-    shift = 7 * hits.surface
-    noise = room.texture[(u * cells).astype(np.int32) + shift & 63, (v * cells).astype(np.int32) & 63]
-    striped = (hits.surface % 3 == 1) & ((u * stripes).astype(np.int32) % 2 == 0)
-    return 1 + contrast * (noise - 0.5) - 0.15 * striped
+    squared = (to_lamp**2).sum(axis=0) + np.float32(1e-6)
+    cosine = np.clip(np.where(towards, -along, along) / np.sqrt(squared), 0, 1)
+    received = cosine * np.minimum(LAMP_REACH_M**2 / squared, BRIGHTEST)
+    return (AMBIENT + (1 - AMBIENT) * received).astype(np.float32)
 
 
 def _holes(room, rays, hits, brightness, size_hw, rng) -> np.ndarray:
     """(H, W) bool: where the depth camera measures nothing."""
     slant = np.abs(np.take_along_axis(rays, hits.axis[None], 0)[0]) / np.sqrt((rays**2).sum(axis=0))
     patches = smooth_noise(rng, size_hw).reshape(-1)
-    missed = 0.30 + 0.15 * (slant < 0.25) + 0.10 * (brightness < 0.5)
+    missed = 0.30 + 0.15 * (slant < 0.25) + 0.10 * (brightness < DARK)
     lost = (patches < missed) | (room.glass[hits.surface] & (patches < 0.8))
     return lost.reshape(size_hw) | occluded(hits.reach.reshape(size_hw), focal_px(size_hw)[1])
 

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 
 from shared.errors import ConfigError
 
-GENERATOR_VERSION = 1  # raise it with every change of the files a spec produces
+GENERATOR_VERSION = 2  # raise it with every change of the files a spec produces
 SPLITS = ("train", "val", "test")
-BUILDINGS = {"train": range(0, 7), "val": range(7, 9), "test": range(9, 12)}  # no building serves two splits
+BUILDINGS = {"train": range(0, 16), "val": range(16, 19), "test": range(19, 24)}  # no building serves two splits
 ROOMS = 20  # of a building; a sample a room until all are seen
 VIEWS = 4  # of a room at most, where a building has more than 4 x 20 samples there are more rooms
 
@@ -31,7 +31,7 @@ class Shot:
 class WorldSpec:
     """Size and seed of one world; equal specs give byte-equal folders, whatever the number of workers.
 
-    train, val, test: samples, spread evenly over 7, 2 and 3 buildings. size_hw: rows and columns of picture and depth.
+    train, val, test: samples, spread evenly over 16, 3 and 5 buildings. size_hw: rows and columns of picture and depth.
     Raises ConfigError for values out of bounds.
     """
 

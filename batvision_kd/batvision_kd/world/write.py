@@ -44,7 +44,7 @@ CHUNK = 4  # samples a worker takes at a time
 def world_folder(parent: Path | str, spec: WorldSpec) -> Path:
     """Where the world of this spec lies below `parent`."""
     height, width = spec.size_hw
-    return Path(parent) / f"world-{spec.seed}-{spec.train}-{spec.val}-{spec.test}-{height}x{width}"
+    return Path(parent) / f"world{GENERATOR_VERSION}-{spec.seed}-{spec.train}-{spec.val}-{spec.test}-{height}x{width}"
 
 
 def ensure_world(

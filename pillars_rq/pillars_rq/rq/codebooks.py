@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from shared.errors import CheckpointError, UserError
 
-from .search import beam_codes, greedy_codes
+from .search import beam_codes, greedy_codes, nearest_rows
 
 ABSENT = -1  # a code of a pillar that stops at an earlier book (depth per pillar)
 
@@ -38,14 +38,16 @@ class OperatingPointError(UserError):
 class ResidualQuantizer(nn.Module):
     """n books of up to schedule[-1] rows; see the module's text.
 
-    Buffers: books (n, K, D) float32, the finished rows and zeros; held (n,) int64, how many rows are finished.
+    Buffers: books (n, K, D) float32, the finished rows and zeros; held (n,) int64, how many rows are finished; metric
+    (D, D) float32, in which the nearest row is looked for: |(x - c) metric|, by default the plain distance. Decoding
+    knows no metric.
     Parameters: fresh, {str(book): (new, D)}, only between `grow` and `finish`.
 
     Raises:
         UserError: a schedule that does not grow, or sizes below 1.
     """
 
-    def __init__(self, n_codebook: int, schedule: Sequence[int], dim: int = 64):
+    def __init__(self, n_codebook: int, schedule: Sequence[int], dim: int = 64, metric: Tensor | None = None):
         super().__init__()
         schedule = tuple(schedule)
         if n_codebook < 1 or dim < 1 or not schedule or schedule[0] < 1 or list(schedule) != sorted(set(schedule)):
@@ -56,12 +58,14 @@ class ResidualQuantizer(nn.Module):
         self.n_codebook, self.schedule, self.dim = n_codebook, schedule, dim
         self.register_buffer("books", torch.zeros(n_codebook, schedule[-1], dim))
         self.register_buffer("held", torch.zeros(n_codebook, dtype=torch.int64))
+        self.register_buffer("metric", torch.eye(dim) if metric is None else metric.detach().float().clone())
         self.fresh = nn.ParameterDict()
-        self._held = [0] * n_codebook  # `held` where no device has to be asked
+        self._read_held()
         self.register_load_state_dict_post_hook(ResidualQuantizer._read_held)
 
     def _read_held(self, _keys: object = None) -> None:
-        self._held = self.held.tolist()
+        self._held = self.held.tolist()  # `held` where no device has to be asked
+        self._plain = torch.equal(self.metric, torch.eye(self.dim, device=self.metric.device))
 
     # --- what the books hold ---
 
@@ -118,7 +122,17 @@ class ResidualQuantizer(nn.Module):
         books = [self.rows(book, k).detach() for book, k in enumerate(ks)]
         if not books:
             return torch.zeros((len(features), 0), dtype=torch.int64, device=features.device)
+        features, books = self.seen(features), [self.seen(rows) for rows in books]
         return greedy_codes(features, books) if beam == 1 else beam_codes(features, books, beam)
+
+    def seen(self, vectors: Tensor) -> Tensor:
+        """Vectors (P, D) as the metric sees them: plain distances between what it returns are the metric's."""
+        return vectors if self._plain else vectors @ self.metric
+
+    @torch.no_grad()
+    def nearest(self, vectors: Tensor, book: int) -> Tensor:
+        """Index of a book's nearest row, new ones included, for every vector: (P, D) -> (P,) int64."""
+        return nearest_rows(self.seen(vectors), self.seen(self.rows(book)))
 
     def decode(self, codes: Tensor, n: int | None = None) -> Tensor:
         """The sum of the first n codes' rows (all by default), added in book order in float32: (P, n) -> (P, D).
@@ -201,7 +215,7 @@ class ResidualQuantizer(nn.Module):
             book, start = int(name), self._held[int(name)]
             books[book, start : start + len(rows)] = rows.detach()
             held[book] += len(rows)
-        return {"books": books, "held": held}
+        return {"books": books, "held": held, "metric": self.metric.clone()}
 
     def book_hash(self, book: int, k: int) -> str:
         """Hex SHA-256 of the first k rows of a book as little-endian float32; ValueError when it has fewer."""
@@ -225,7 +239,7 @@ def drawn(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def quantizer_state(quantizer: ResidualQuantizer) -> dict:
     """Tensors and plain Python from which `quantizer_from` builds the same books: for checkpoints."""
     state = quantizer.finished_state()
-    return {"schedule": list(quantizer.schedule), "books": state["books"].cpu(), "held": state["held"].cpu()}
+    return {"schedule": list(quantizer.schedule), **{name: value.cpu() for name, value in state.items()}}
 
 
 def quantizer_from(state: dict, source: str = "the checkpoint") -> ResidualQuantizer:
@@ -234,13 +248,14 @@ def quantizer_from(state: dict, source: str = "the checkpoint") -> ResidualQuant
         schedule, books, held = state["schedule"], state["books"], state["held"]
         n, size, dim = books.shape
         quantizer = ResidualQuantizer(n, schedule, dim)
+        metric = state.get("metric", quantizer.metric)  # files from before there was one: the plain distance
         if size != schedule[-1] or held.shape != (n,) or not bool(((held >= 0) & (held <= size)).all()):
             raise ValueError(
                 f"books of shape {tuple(books.shape)} do not fit sizes {schedule} and held {held.tolist()}"
             )
-        if not bool(torch.isfinite(books).all()):
-            raise ValueError("a row is not finite")
-        quantizer.load_state_dict({"books": books, "held": held})
+        if not bool(torch.isfinite(books).all() and torch.isfinite(metric).all()):
+            raise ValueError("a row or the metric is not finite")
+        quantizer.load_state_dict({"books": books, "held": held, "metric": metric})
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"{source} holds no usable codebooks ({error}); give a checkpoint that train_eval_rq.py wrote."

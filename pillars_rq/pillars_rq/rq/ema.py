@@ -48,7 +48,7 @@ class EmaWarmup(nn.Module):
         Args:
             over_processes: elementwise sum over a run's processes (`World.sum`); they then agree on the rows.
         """
-        hits, sums = hits_and_sums(residuals, quantizer.rows(self.book))
+        hits, sums = hits_and_sums(residuals, quantizer.rows(self.book), quantizer.nearest(residuals, self.book))
         hits, sums = over_processes(hits), over_processes(sums)
         fresh = quantizer.fresh[str(self.book)]
         new = slice(len(hits) - len(fresh), None)
@@ -69,8 +69,9 @@ class EmaWarmup(nn.Module):
         return (self.counts + EPS) / (total + len(self.counts) * EPS) * total
 
 
-def hits_and_sums(vectors: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """How many vectors each row is nearest to, (K,), and their sums, (K, D)."""
-    nearest = nearest_rows(vectors, rows)
+def hits_and_sums(vectors: Tensor, rows: Tensor, nearest: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """How many vectors each row is nearest to, (K,), and their sums, (K, D); nearest (P,): the rows, None: by the plain
+    distance."""
+    nearest = nearest_rows(vectors, rows) if nearest is None else nearest
     hits = torch.bincount(nearest, minlength=len(rows)).to(rows.dtype)
     return hits, torch.zeros_like(rows).index_add_(0, nearest, vectors)

@@ -58,7 +58,7 @@ def lloyd(
     """Passes of assign-and-average over a growing book's new rows; dead rows start again, but not in the last pass."""
     fresh = quantizer.fresh[str(book)]
     for left in reversed(range(passes)):
-        hits, sums = hits_and_sums(residuals, quantizer.rows(book))
+        hits, sums = hits_and_sums(residuals, quantizer.rows(book), quantizer.nearest(residuals, book))
         own = slice(len(hits) - len(fresh), None)
         used = hits[own] > 0
         fresh[used] = (sums[own] / hits[own, None])[used]
