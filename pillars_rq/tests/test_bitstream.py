@@ -128,7 +128,7 @@ def test_a_stream_of_this_format_stays_readable():
     """Golden bytes of a codec made of integers: a change of the format needs a new version, not a new golden."""
     quantizer = ResidualQuantizer(2, (2, 4), 1)
     rows = torch.arange(8.0).reshape(2, 4, 1)
-    quantizer.load_state_dict({"books": rows, "held": torch.tensor([4, 4])})
+    quantizer.load_state_dict({"books": rows, "held": torch.tensor([4, 4]), "metric": torch.eye(1)})
     tables = Tables.counted(quantizer.points(), lambda n, k: torch.arange(12).reshape(6, 2)[:, :n] % k)
     codec = Codec(quantizer, tables, SMALL_GRID)
     coords = torch.tensor([[0, 0], [5, 6], [5, 7], [63, 63]])
@@ -237,7 +237,7 @@ def test_another_codec_is_refused(codec, stream):
 def test_the_books_behind_a_stream_are_all_that_counts(codec):
     """A checkpoint that grew further reads what an earlier one sent: prefixes of rows and of books stay."""
     small = ResidualQuantizer(2, (2, 4), DIM)
-    small.load_state_dict({"books": codec.quantizer.books[:2, :4], "held": torch.tensor([4, 4])})
+    small.load_state_dict({**small.state_dict(), "books": codec.quantizer.books[:2, :4], "held": torch.tensor([4, 4])})
     earlier = Codec(small, codec.tables, SMALL_GRID)
     codes, coords = frame_of(codec, 50, 2, 4)
     stream = compress(codes, coords, earlier, 2, 4)
