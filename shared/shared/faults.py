@@ -195,8 +195,9 @@ class FaultSuite(WorldFaults):
         self.finish(work, reference)
 
     def test_a_folder_that_is_gone(self, work):
-        """Somebody removed or unmounted the run's folder: nothing begins a second, partial run in its place."""
-        ended = self.start(work, lambda: at_call(Loop, "save", 2, lambda: shutil.rmtree(self.run(work)))).wait()
+        """Somebody moved or unmounted the run's folder: nothing begins a second, partial run in its place."""
+        run = self.run(work)
+        ended = self.start(work, lambda: at_call(Loop, "save", 2, lambda: run.rename(run.with_name("away")))).wait()
         self.refused(ended, self.run(work), "does not exist")
         assert not self.run(work).exists()
 
