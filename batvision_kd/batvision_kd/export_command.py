@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared.errors import UserError
+from shared.onnx_graphs import require_extra
 from shared.run import run_command
 
 from .checkpoints import load_model
-from .onnx_export import Parity, require_extra, write_export
+from .onnx_export import Parity, write_export
 from .spectrogram import SpectrogramSettings
 
 

@@ -5,18 +5,13 @@
 
     record = write_export(model, folder, audio_shape=(2, 256, 256), card=card)      student.onnx and export.json
 
-The exporter is torch.export's (`dynamo=True`, needs onnxscript). Nothing is written before ONNX Runtime has given
-PyTorch's depths on seeded inputs.
+Nothing is written before ONNX Runtime has given PyTorch's depths on seeded inputs.
 """
 
 # C channels, H, W frequency rows and time columns, H', W' height and width of the depth map.
 
-import contextlib
-import importlib.metadata
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared.errors import UserError
+from shared.errors import ExportError
+from shared.onnx_graphs import OPSET, session_of, to_onnx, versions
 from shared.storage import sha256_of, write_atomic
 
 MODEL_NAME, RECORD_NAME = "student.onnx", "export.json"
-OPSET = 18
 # Relative to the depth: two fp32 engines add in different orders, some hundred roundings of 6e-8; a graph that computes
 # something else is off by far more.
 TOLERANCE = 1e-4
@@ -52,44 +47,7 @@ class Parity:
 
 def build_onnx(model: nn.Module, audio_shape: Sequence[int]) -> bytes:
     """The graph of a student for inputs (1, *audio_shape), serialised. UserError without the `export` extra."""
-    require_extra()
-    example = torch.zeros(1, *audio_shape)
-    with quiet():
-        program = torch.onnx.export(
-            model.eval().cpu().float(),
-            (example,),
-            dynamo=True,
-            input_names=["audio"],
-            output_names=["depth"],
-            opset_version=OPSET,
-            verbose=False,
-        )
-    return program.model_proto.SerializeToString()
-
-
-def require_extra() -> None:
-    """UserError unless onnxscript and onnxruntime are installed."""
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401 - torch.onnx asks for it late, with a message of its own
-    except ImportError as error:
-        raise UserError(
-            f"the export needs the extra `export` ({error.name} is missing): pip install -e .[export]"
-        ) from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without torch.onnx's remarks about operators of other libraries and its own deprecations."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
+    return to_onnx(model.cpu().float(), {"audio": torch.zeros(1, *audio_shape)}, ["depth"])
 
 
 def parity_inputs(audio_shape: Sequence[int], seed: int = 0) -> list[Tensor]:
@@ -105,8 +63,8 @@ def parity_inputs(audio_shape: Sequence[int], seed: int = 0) -> list[Tensor]:
 def check_parity(
     onnx_bytes: bytes, model: nn.Module, audio_shape: Sequence[int], tolerance: float = TOLERANCE
 ) -> Parity:
-    """Run graph and PyTorch on the same inputs; RuntimeError when they differ by more than `tolerance`."""
-    session = open_session(onnx_bytes)
+    """Run graph and PyTorch on the same inputs; ExportError when they differ by more than `tolerance`."""
+    session = session_of(onnx_bytes)
     inputs, largest = parity_inputs(audio_shape), 0.0
     for audio in inputs:
         wanted = model(audio).numpy()
@@ -114,16 +72,11 @@ def check_parity(
         largest = float(np.maximum(largest, np.abs(found / wanted - 1).max()))  # np.maximum hands a NaN on
     parity = Parity(len(inputs), largest, tolerance)
     if not largest <= tolerance:  # NaN is not within it either
-        raise RuntimeError(f"ONNX Runtime does not give PyTorch's depths: {parity}. Nothing was exported.")
+        raise ExportError(
+            f"the export fails: ONNX Runtime does not give PyTorch's depths: {parity}. Nothing was written; try other "
+            "versions of torch and onnxruntime (the lock's are known to agree)"
+        )
     return parity
-
-
-def open_session(graph: bytes | Path) -> Any:
-    """An ONNX Runtime session on the CPU; `session.run(["depth"], {"audio": array})`."""
-    import onnxruntime
-
-    source = graph if isinstance(graph, bytes) else str(graph)
-    return onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
 
 
 def write_export(
@@ -133,7 +86,7 @@ def write_export(
 
     `card` (JSON data) says how to make the input: spectrogram settings, greatest depth, where the weights come from. An
     earlier export is removed first: after a failure or a kill there is no file that looks like this one. Raises
-    UserError without the extra, RuntimeError when the graph does not give PyTorch's depths, StorageError.
+    UserError without the extra, ExportError when the graph does not give PyTorch's depths, StorageError.
     """
     for name in (RECORD_NAME, MODEL_NAME):
         (folder / name).unlink(missing_ok=True)
@@ -148,7 +101,7 @@ def write_export(
         "output": {"name": "depth", "unit": "metres", "type": "float32"},
         "parameters": sum(p.numel() for p in model.parameters()),
         "parity": asdict(parity),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
+        "versions": versions(),
         "card": dict(card),
     }
     write_atomic(folder / RECORD_NAME, json.dumps(record, indent=1, allow_nan=False) + "\n")
