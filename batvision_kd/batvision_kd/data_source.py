@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from shared.embedded_world import is_embedded
 from shared.errors import DataError
 
 from .config import Settings
 from .data.dataset import EchoDepthDataset
 from .data.splits import hold_out
 from .spectrogram import SpectrogramSettings
-from .world import ensure_world, is_embedded
+from .world import ensure_world
 
 SPLITS = ("train", "val", "test")
 MARK = "embedded synthetic data: not a BatVision result"

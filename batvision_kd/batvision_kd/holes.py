@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from shared.embedded_world import is_embedded
 from shared.errors import DataError
 
 from .data.dataset import EchoDepthDataset
 from .depth import resize_masked
-from .world import is_embedded
 from .world.building import make_building, make_room, place_rig
 from .world.camera import camera_rays
 from .world.rays import cast

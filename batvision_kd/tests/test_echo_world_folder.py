@@ -12,10 +12,11 @@ import pytest
 from batvision_kd.audio import read_wav
 from batvision_kd.data.layout import V2_COLUMNS, read_records
 from batvision_kd.depth import load_depth_m
-from batvision_kd.world import WorldSpec, ensure_world, is_embedded, world_folder, write_world
+from batvision_kd.world import WorldSpec, ensure_world, world_folder, write_world
 from batvision_kd.world.ridge import Coarse, coarse, ridge_scores
 from batvision_kd.world.sound import RATE
 from batvision_kd.world.spec import GENERATOR_VERSION
+from shared.embedded_world import is_embedded
 from shared.errors import ConfigError, DataError, StorageError
 
 SMALL = {"train": 7, "val": 2, "test": 3, "size_hw": (18, 32)}
@@ -58,7 +59,7 @@ def test_it_is_batvision_v2(world):
 
 
 def test_a_complete_world_is_used_again_and_another_is_refused(world, monkeypatch):
-    monkeypatch.setattr("batvision_kd.world.write._build", None)
+    monkeypatch.setattr("batvision_kd.world.write._build", lambda *a: pytest.fail("it is drawn again"))
     assert write_world(world, **SMALL) == world
     with pytest.raises(DataError, match="seed: there 0, asked 5"):
         write_world(world, **SMALL, seed=5)

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from shared import run as run_module
 from shared.checkpoint import write_atomic
 from shared.config import config_hash, load_config, to_yaml
+from shared.embedded_world import is_embedded
 from shared.errors import DataError
 from shared.loop import Loop, LoopSettings
 from shared.optim import lr_groups, one_cycle
@@ -43,7 +44,6 @@ from .kitti.layout import KittiRoot, find_kitti
 from .network import PointPillars
 from .targets import Targets, assign_targets
 from .weights import save_base
-from .world import is_embedded
 
 STAGE, WEIGHTS, SCORES = "base", "base.pth", "scores.json"
 # What changes neither the weights nor the numbers, so that a cut run can be continued with another value.

@@ -8,6 +8,7 @@ again. What is made from one carries MARK; a run says BANNER when it starts.
 
 from pathlib import Path
 
+from shared.embedded_world import alone
 from shared.run import World
 
 from .kitti.layout import KittiRoot
@@ -32,7 +33,7 @@ def embedded_root(parent: Path, spec: WorldSpec, world: World, *, workers: int =
     """The prepared world of `spec`. The main process writes what is missing, in `workers` processes; the others wait.
 
     A cut run leaves no half of it: the world gets its name when it is whole, and preparing ends with the database's
-    index, without which it is done again.
+    index, without which it is done again. Two commands may ask for one world at once.
 
     Raises:
         DataError: the folder holds another world, or one of another generator.
@@ -42,6 +43,12 @@ def embedded_root(parent: Path, spec: WorldSpec, world: World, *, workers: int =
     if world.is_main:
         write_world(root.path, spec, workers=workers)
         if not root.database_infos.is_file():
-            prepare(root, workers=workers, say=lambda text: None)
+            _prepare_once(root, workers)
     world.barrier()
     return root
+
+
+def _prepare_once(root: KittiRoot, workers: int) -> None:
+    with alone(root.path / "prepared"):
+        if not root.database_infos.is_file():  # another command may have made it meanwhile
+            prepare(root, workers=workers, say=lambda text: None)

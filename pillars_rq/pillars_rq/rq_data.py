@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared import run as run_module
+from shared.embedded_world import is_embedded
 from shared.errors import DataError
 
 from .config import DatasetSettings
@@ -23,7 +24,6 @@ from .kitti.infos import FrameInfo
 from .kitti.labels import DIFFICULTIES, harder_than
 from .kitti.layout import KittiRoot, find_kitti
 from .voxelize import Pillars, voxelize
-from .world import is_embedded
 
 MODERATE = DIFFICULTIES.index("moderate")
 

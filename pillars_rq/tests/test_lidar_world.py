@@ -10,13 +10,14 @@ from pillars_rq.boxes import bev_overlap_m2, points_in_boxes
 from pillars_rq.kitti.calibration import boxes_to_lidar, clip_to_image, image_boxes
 from pillars_rq.kitti.clouds import in_view
 from pillars_rq.kitti.labels import difficulty
-from pillars_rq.world import WorldSpec, is_embedded, realism, things, write_world
+from pillars_rq.world import WorldSpec, realism, things, write_world
 from pillars_rq.world.__main__ import main
 from pillars_rq.world.annotate import IMAGE_HW, make_calibration
 from pillars_rq.world.frame import make_frame
 from pillars_rq.world.sensor import AZIMUTHS_RAD, ELEVATIONS_RAD, HEIGHT_M, NOTHING, Ground, Scan, ray_directions
 from pillars_rq.world.solids import BOX, CYLINDER, ELLIPSOID, Solid, span
 from pillars_rq.world.write import frame_place
+from shared.embedded_world import is_embedded
 from shared.errors import ConfigError, DataError
 
 SPEC = WorldSpec(seed=2)

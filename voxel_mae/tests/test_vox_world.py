@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from shared.embedded_world import is_embedded
 from shared.errors import ConfigError, DataError
 from voxel_mae.boxes import points_in_boxes
-from voxel_mae.world import CLASSES, WorldSpec, ensure_world, is_embedded, write_world
+from voxel_mae.world import CLASSES, WorldSpec, ensure_world, write_world
 from voxel_mae.world.bodies import BOX, CYLINDER, DRUM, ELLIPSOID, about_y, about_z, beam, block, span
 from voxel_mae.world.frames import make_sequence
 from voxel_mae.world.machines import MACHINES

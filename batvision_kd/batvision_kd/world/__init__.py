@@ -28,6 +28,6 @@ blur or lens errors, and the depth camera's holes are drawn from simple rules.
 """
 
 from .spec import WorldSpec
-from .write import ensure_world, is_embedded, world_folder, write_world
+from .write import ensure_world, world_folder, write_world
 
-__all__ = ["WorldSpec", "ensure_world", "is_embedded", "world_folder", "write_world"]
+__all__ = ["WorldSpec", "ensure_world", "world_folder", "write_world"]

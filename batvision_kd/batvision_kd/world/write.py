@@ -8,17 +8,10 @@ world.json                           spec, generator version
 """
 
 import csv
-import fcntl
 import io
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache, partial
 from itertools import groupby
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +19,13 @@ from PIL import Image
 
 from batvision_kd.audio import write_wav
 from batvision_kd.data.layout import ROOM_COLUMNS, ROOMS, V2_COLUMNS
-from shared.errors import DataError
-from shared.storage import storage_error
+from shared.embedded_world import Description, in_processes, written_once
 
 from .building import Building, make_building, make_room, place_rig
 from .camera import photograph
 from .sound import RATE, record
 from .spec import GENERATOR_VERSION, SPLITS, Shot, WorldSpec
 
-MARK = "world.json"
 KINDS = {"audio": "wav", "camera": "jpeg", "depth": "npy"}
 JPEG_QUALITY = 92
 SAMPLE_BYTES = 250_000  # of a sample at 180 x 320, for the message of a full disk
@@ -87,62 +78,20 @@ def write_world(
         DataError: the folder holds something else, or the world of another spec or generator.
         StorageError: the file system refused.
     """
-    spec, root = WorldSpec(train, val, test, seed, size_hw), Path(root)
-    if is_embedded(root):  # complete, since it was renamed: nothing to write, so a read-only disk will do
-        _require_same(root, spec)
-        return root
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(root):
-            if root.exists() and (not root.is_dir() or any(root.iterdir())):
-                _require_same(root, spec)
-            else:
-                _build(root, spec, _cores() if workers is None else workers, progress)
-    except OSError as error:
-        raise storage_error(root, error, (train + val + test) * SAMPLE_BYTES) from error
-    return root
+    spec = WorldSpec(train, val, test, seed, size_hw)
+    world = Description(
+        "embedded synthetic echo world of batvision_kd: no real data", GENERATOR_VERSION, spec.as_json()
+    )
+    return written_once(root, world, partial(_build, spec, workers, progress),
+                        bytes_needed=(train + val + test) * SAMPLE_BYTES)  # fmt: skip
 
 
-def is_embedded(root: Path | str) -> bool:
-    """Whether a data root is an embedded world: for banners, run.json and the mark on pictures."""
-    return (Path(root) / MARK).is_file()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """One writer of this root at a time, over processes; the lock ends with its holder, however that ends."""
-    with root.with_name(f".{root.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _build(root: Path, spec: WorldSpec, workers: int, progress: Callable[[int, int], None]) -> None:
-    """Called under the lock: what an earlier writer left half done is nobody's."""
-    building = root.with_name(f".{root.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        shots = list(spec.shots())
-        _write_tables(building, shots)
-        for done, _ in enumerate(_written(partial(_write_shot, building, spec), shots, workers), 1):
-            progress(done, len(shots))
-        mark = {"what": "embedded synthetic echo world of batvision_kd: no real data", "generator": GENERATOR_VERSION,
-                "spec": spec.as_json()}  # fmt: skip
-        (building / MARK).write_text(json.dumps(mark, indent=1) + "\n")
-        building.rename(root)  # replaces an empty folder
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _written(work: Callable, shots: list[Shot], workers: int) -> Iterator:
-    if workers < 2:
-        yield from map(work, shots)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        yield from pool.map(work, shots, chunksize=CHUNK)
+def _build(spec: WorldSpec, workers: int | None, progress: Callable[[int, int], None], building: Path) -> None:
+    shots = list(spec.shots())
+    _write_tables(building, shots)
+    written = in_processes(partial(_write_shot, building, spec), shots, workers, chunk=CHUNK)
+    for done, _ in enumerate(written, 1):
+        progress(done, len(shots))
 
 
 def _write_tables(building: Path, shots: list[Shot]) -> None:
@@ -191,21 +140,3 @@ def _write_shot(building: Path, spec: WorldSpec, shot: Shot) -> None:
     write_wav(folder / "audio" / f"audio_{stem}.wav", samples, RATE)
     Image.fromarray(picture).save(folder / "camera" / f"camera_{stem}.jpeg", quality=JPEG_QUALITY)
     np.save(folder / "depth" / f"depth_{stem}.npy", depth_mm)
-
-
-def _require_same(root: Path, spec: WorldSpec) -> None:
-    """Raise DataError unless the folder holds the world of this spec."""
-    remedy = "choose another folder, or remove this one to have it written again."
-    mark = root / MARK
-    if not mark.is_file():
-        raise DataError(f"{root} is not empty and holds no {MARK}, so it is no embedded world: {remedy}")
-    try:
-        found = json.loads(mark.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{mark} is not JSON ({error}): {remedy}") from error
-    if not isinstance(found, dict) or found.get("generator") != GENERATOR_VERSION or "spec" not in found:
-        raise DataError(f"{root} is no embedded world of generator version {GENERATOR_VERSION}: {remedy}")
-    other = [f"{key}: there {found['spec'].get(key)}, asked {value}" for key, value in spec.as_json().items()
-             if found["spec"].get(key) != value]  # fmt: skip
-    if other:
-        raise DataError(f"{root} holds a world of another spec ({'; '.join(other)}): {remedy}")

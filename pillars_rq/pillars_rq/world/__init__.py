@@ -11,6 +11,6 @@ about the real data set. How like it is: `python -m pillars_rq.world.realism`.
 """
 
 from .spec import WorldSpec
-from .write import is_embedded, write_world
+from .write import write_world
 
-__all__ = ["WorldSpec", "is_embedded", "write_world"]
+__all__ = ["WorldSpec", "write_world"]

@@ -9,33 +9,28 @@ prepare_kitti.py then prepares it like any other KITTI root. velodyne/ holds the
 (88 degrees), not the whole turn.
 """
 
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 
 from pillars_rq.kitti.labels import lines
-from shared.errors import DataError
-from shared.storage import storage_error
+from shared.embedded_world import Description, in_processes, written_once
 
 from .annotate import calibration_text, make_calibration
 from .frame import make_frame
 from .spec import GENERATOR_VERSION, SPLITS, WorldSpec
 
-MARK = "world.json"
+FRAME_BYTES = 700_000  # about, for the message of a full disk
 KINDS = ("velodyne", "calib", "image_2", "label_2")
 
 
 def write_world(
     folder: Path | str, spec: WorldSpec, *, workers: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> Path:
-    """Write the world of `spec` to `folder`, or keep the one that is there when it is of the same spec.
+    """Write the world of `spec` to `folder`, or keep the one that is there when it is of the same spec. Several
+    processes may ask for one folder at once.
 
     Args:
         folder: must not exist, be empty, or hold the world of this very spec.
@@ -46,20 +41,10 @@ def write_world(
         DataError: the folder holds something else, or the world of another spec or generator.
         StorageError: the file system refused.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        _require_same(folder, spec)
-        return folder
-    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _write_into(building, spec, workers, progress or (lambda done, total: None))
-        building.rename(folder)  # replaces an empty folder
-    except OSError as error:
-        raise storage_error(folder, error, sum(spec.frames(split) for split in SPLITS) * 700_000) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return folder
+    world = Description("embedded synthetic LiDAR world of pillars_rq: no real data", GENERATOR_VERSION, spec.as_json())
+    frames = sum(spec.frames(split) for split in SPLITS)
+    return written_once(folder, world, partial(_write_into, spec, workers, progress or (lambda done, total: None)),
+                        bytes_needed=frames * FRAME_BYTES)  # fmt: skip
 
 
 def frame_place(spec: WorldSpec, split: str, number: int) -> tuple[str, str]:
@@ -69,28 +54,19 @@ def frame_place(spec: WorldSpec, split: str, number: int) -> tuple[str, str]:
     return "training", f"{number + (spec.train_frames if split == 'val' else 0):06d}"
 
 
-def _write_into(building: Path, spec: WorldSpec, workers: int, progress: Callable[[int, int], None]) -> None:
+def _write_into(spec: WorldSpec, workers: int, progress: Callable[[int, int], None], building: Path) -> dict:
+    """Draw all frames; the number of objects by class, for world.json."""
     jobs = [(split, number) for split in SPLITS for number in range(spec.frames(split))]
     for part in ("training", "testing"):
         for kind in KINDS if part == "training" else KINDS[:3]:
             (building / part / kind).mkdir(parents=True)
     _write_lists(building, spec)
     objects: dict[str, int] = {}
-    for done, counts in enumerate(_written(partial(_write_frame, building, spec), jobs, workers), 1):
+    for done, counts in enumerate(in_processes(partial(_write_frame, building, spec), jobs, workers, chunk=4), 1):
         for name, count in counts.items():
             objects[name] = objects.get(name, 0) + count
         progress(done, len(jobs))
-    mark = {"what": "embedded synthetic LiDAR world of pillars_rq: no real data", "generator": GENERATOR_VERSION,
-            "spec": spec.as_json(), "objects": dict(sorted(objects.items()))}  # fmt: skip
-    (building / MARK).write_text(json.dumps(mark, indent=1) + "\n")
-
-
-def _written(work: Callable, jobs: list, workers: int) -> Iterator:
-    if workers < 1:
-        yield from map(work, jobs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        yield from pool.map(work, jobs, chunksize=4)
+    return {"objects": dict(sorted(objects.items()))}
 
 
 def _write_lists(building: Path, spec: WorldSpec) -> None:
@@ -119,27 +95,3 @@ def _png(picture) -> bytes:
     done, data = cv2.imencode(".png", picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])
     assert done
     return data.tobytes()
-
-
-def _require_same(folder: Path, spec: WorldSpec) -> None:
-    """Raise DataError unless the folder holds the world of this spec."""
-    remedy = "choose another folder, or remove this one to have it written again."
-    mark = folder / MARK
-    try:
-        found = json.loads(mark.read_text(encoding="utf-8")) if folder.is_dir() else {}
-    except FileNotFoundError:
-        raise DataError(f"{folder} is not empty and holds no {MARK}, so it is no embedded world: {remedy}") from None
-    except ValueError as error:
-        raise DataError(f"{mark} is not JSON ({error}): {remedy}") from error
-    if not isinstance(found, dict) or found.get("generator") != GENERATOR_VERSION or "spec" not in found:
-        raise DataError(f"{folder} is no embedded world of generator version {GENERATOR_VERSION}: {remedy}")
-    wanted = spec.as_json()
-    other = [f"{key}: there {found['spec'].get(key)}, asked {value}" for key, value in wanted.items()
-             if found["spec"].get(key) != value]  # fmt: skip
-    if other:
-        raise DataError(f"{folder} holds a world of another spec ({'; '.join(other)}): {remedy}")
-
-
-def is_embedded(folder: Path) -> bool:
-    """Whether a KITTI root is an embedded world: for banners, run.json and the mark on pictures."""
-    return (Path(folder) / MARK).is_file()

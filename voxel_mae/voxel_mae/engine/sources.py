@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
+from shared.embedded_world import is_embedded
 from shared.errors import ConfigError, DataError
 from shared.run import World
 
@@ -24,7 +25,7 @@ from ..data.infos import scan_frame
 from ..data.layout import CustomRoot, find_root
 from ..grid import Grid
 from ..pcdet_yaml import in_package
-from ..world import WorldSpec, ensure_world, is_embedded
+from ..world import WorldSpec, ensure_world
 
 MARK = "embedded synthetic data: not a result on real construction sites"
 BANNER = """

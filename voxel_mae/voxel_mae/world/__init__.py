@@ -20,6 +20,6 @@ mirror-like paint, machines that change their pose within a sequence, operators 
 """
 
 from .spec import CLASSES, WorldSpec
-from .write import ensure_world, is_embedded, world_folder, write_world
+from .write import ensure_world, world_folder, write_world
 
-__all__ = ["CLASSES", "WorldSpec", "ensure_world", "is_embedded", "world_folder", "write_world"]
+__all__ = ["CLASSES", "WorldSpec", "ensure_world", "world_folder", "write_world"]

@@ -9,28 +9,21 @@ sequences.json                      ours: sequence, sensor pose, kind, tracks of
 world.json                          spec, generator version
 """
 
-import fcntl
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
-from shared.errors import DataError
-from shared.storage import storage_error
+from shared.embedded_world import Description, in_processes, written_once
 from voxel_mae.data.splits import label_budget
 
 from .frames import WorldFrame, make_sequence
 from .spec import BUDGET_DRAWS, BUDGETS_PERCENT, GENERATOR_VERSION, WorldSpec
 from .spec import Sequence as Drive
 
-MARK, SEQUENCES = "world.json", "sequences.json"
+SEQUENCES = "sequences.json"
 POINT_BYTES = 16  # for the message of a full disk
 Progress = Callable[[int, int], None]
 
@@ -62,26 +55,11 @@ def write_world(
         DataError: the folder holds something else, or the world of another spec or generator.
         StorageError: the file system refused.
     """
-    root = Path(root)
-    if is_embedded(root):  # complete, since it was renamed: nothing to write, so a read-only disk will do
-        _require_same(root, spec)
-        return root
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(root):
-            if root.exists() and (not root.is_dir() or any(root.iterdir())):
-                _require_same(root, spec)
-            else:
-                _build(root, spec, _cores() if workers is None else workers, progress)
-    except OSError as error:
-        frames = spec.frames * sum(1 for _ in spec.sequences())
-        raise storage_error(root, error, frames * spec.beams * spec.columns * POINT_BYTES) from error
-    return root
-
-
-def is_embedded(root: Path | str) -> bool:
-    """Whether a data root is an embedded world: for banners, run.json and the mark on pictures."""
-    return (Path(root) / MARK).is_file()
+    world = Description("embedded synthetic construction sites of voxel_mae: no real data", GENERATOR_VERSION,
+                        spec.as_json())  # fmt: skip
+    frames = spec.frames * sum(1 for _ in spec.sequences())
+    return written_once(root, world, partial(_build, spec, workers, progress),
+                        bytes_needed=frames * spec.beams * spec.columns * POINT_BYTES)  # fmt: skip
 
 
 def label_lines(frame: WorldFrame) -> str:
@@ -96,45 +74,15 @@ def budgets(train_ids: Sequence[str]) -> dict[str, list[str]]:
             for draw in range(BUDGET_DRAWS) for percent in BUDGETS_PERCENT}  # fmt: skip
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """One writer of this root at a time, over processes; the lock ends with its holder, however that ends."""
-    with root.with_name(f".{root.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _build(root: Path, spec: WorldSpec, workers: int, progress: Progress) -> None:
-    """Called under the lock: what an earlier writer left half done is nobody's."""
-    building = root.with_name(f".{root.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        for name in ("ImageSets", "points", "labels"):
-            (building / name).mkdir(parents=True)
-        drives, about = list(spec.sequences()), {}
-        for done, found in enumerate(_written(partial(_write_sequence, building, spec), drives, workers), 1):
-            about |= found
-            progress(done, len(drives))
-        _write_splits(building, spec)
-        (building / SEQUENCES).write_text(json.dumps(about, indent=1) + "\n")
-        mark = {"what": "embedded synthetic construction sites of voxel_mae: no real data",
-                "generator": GENERATOR_VERSION, "spec": spec.as_json()}  # fmt: skip
-        (building / MARK).write_text(json.dumps(mark, indent=1) + "\n")
-        building.rename(root)  # replaces an empty folder
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _written(work: Callable, drives: Sequence[Drive], workers: int) -> Iterator:
-    if workers < 2:
-        yield from map(work, drives)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        yield from pool.map(work, drives)
+def _build(spec: WorldSpec, workers: int | None, progress: Progress, building: Path) -> None:
+    for name in ("ImageSets", "points", "labels"):
+        (building / name).mkdir()
+    drives, about = list(spec.sequences()), {}
+    for done, found in enumerate(in_processes(partial(_write_sequence, building, spec), drives, workers), 1):
+        about |= found
+        progress(done, len(drives))
+    _write_splits(building, spec)
+    (building / SEQUENCES).write_text(json.dumps(about, indent=1) + "\n")
 
 
 def _write_sequence(building: Path, spec: WorldSpec, drive: Drive) -> dict[str, dict]:
@@ -157,21 +105,3 @@ def _write_splits(building: Path, spec: WorldSpec) -> None:
     splits["pretrain"] = splits["train"] + splits["unlabelled"]
     for name, ids in (splits | budgets(splits["train"])).items():
         (building / "ImageSets" / f"{name}.txt").write_text("".join(f"{one}\n" for one in ids))
-
-
-def _require_same(root: Path, spec: WorldSpec) -> None:
-    """Raise DataError unless the folder holds the world of this spec."""
-    remedy = "choose another folder, or remove this one to have it written again."
-    mark = root / MARK
-    if not mark.is_file():
-        raise DataError(f"{root} is not empty and holds no {MARK}, so it is no embedded world: {remedy}")
-    try:
-        found = json.loads(mark.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{mark} is not JSON ({error}): {remedy}") from error
-    if not isinstance(found, dict) or found.get("generator") != GENERATOR_VERSION or "spec" not in found:
-        raise DataError(f"{root} is no embedded world of generator version {GENERATOR_VERSION}: {remedy}")
-    other = [f"{key}: there {found['spec'].get(key)}, asked {value}" for key, value in spec.as_json().items()
-             if found["spec"].get(key) != value]  # fmt: skip
-    if other:
-        raise DataError(f"{root} holds a world of another spec ({'; '.join(other)}): {remedy}")
