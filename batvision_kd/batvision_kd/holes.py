@@ -7,7 +7,6 @@ The holes are the only pixels where a teacher knows more than the ground truth, 
 there first. Real data has no depth in its holes, and nothing like this can be measured on it.
 """
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from shared.embedded_world import is_embedded
+from shared.embedded_world import is_embedded, spec_of
 from shared.errors import DataError
 
 from .data.dataset import EchoDepthDataset
@@ -25,7 +24,6 @@ from .world.building import make_building, make_room, place_rig
 from .world.camera import camera_rays
 from .world.rays import cast
 from .world.spec import Shot, WorldSpec
-from .world.write import MARK
 
 
 class HolesOnly(Dataset):
@@ -64,5 +62,5 @@ def drawn_depth(root: Path, sample_id: str) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _shots(root: Path) -> tuple[WorldSpec, dict[str, Shot]]:
     """The world's spec and its shots by sample id."""
-    spec = WorldSpec(**json.loads((root / MARK).read_text(encoding="utf-8"))["spec"])
+    spec = WorldSpec(**spec_of(root))
     return spec, {f"{shot.location}/{shot.index}": shot for shot in spec.shots()}

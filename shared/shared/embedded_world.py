@@ -23,6 +23,7 @@ from .errors import DataError
 from .storage import storage_error
 
 MARK = "world.json"
+REMEDY = "choose another folder, or remove this one to have it written again."
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Description:
 def is_embedded(root: Path | str) -> bool:
     """Whether a data root is an embedded world: for banners, run.json and the mark on pictures."""
     return (Path(root) / MARK).is_file()
+
+
+def spec_of(root: Path | str) -> dict[str, Any]:
+    """The settings a world was drawn from. DataError when the root is no embedded world."""
+    return _read_mark(Path(root))["spec"]
 
 
 def written_once(
@@ -102,17 +108,23 @@ def _draw(root: Path, world: Description, build: Callable[[Path], Mapping[str, A
 
 def _require_same(root: Path, world: Description) -> None:
     """DataError unless the folder holds the world that is described."""
-    remedy = "choose another folder, or remove this one to have it written again."
-    mark = root / MARK
-    if not mark.is_file():
-        raise DataError(f"{root} is not empty and holds no {MARK}, so it is no embedded world: {remedy}")
-    try:
-        found = json.loads(mark.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{mark} is not JSON ({error}): {remedy}") from error
-    if not isinstance(found, dict) or found.get("generator") != world.generator or "spec" not in found:
-        raise DataError(f"{root} is no embedded world of generator version {world.generator}: {remedy}")
+    found = _read_mark(root)
+    if found.get("generator") != world.generator:
+        raise DataError(f"{root} is no embedded world of generator version {world.generator}: {REMEDY}")
     other = [f"{key}: there {found['spec'].get(key)}, asked {value}" for key, value in world.spec.items()
              if found["spec"].get(key) != value]  # fmt: skip
     if other:
-        raise DataError(f"{root} holds a world of another spec ({'; '.join(other)}): {remedy}")
+        raise DataError(f"{root} holds a world of another spec ({'; '.join(other)}): {REMEDY}")
+
+
+def _read_mark(root: Path) -> dict[str, Any]:
+    mark = root / MARK
+    if not mark.is_file():
+        raise DataError(f"{root} is not empty and holds no {MARK}, so it is no embedded world: {REMEDY}")
+    try:
+        found = json.loads(mark.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{mark} is not JSON ({error}): {REMEDY}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("spec"), dict):
+        raise DataError(f"{mark} names no `spec`, so {root} is no embedded world: {REMEDY}")
+    return found

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from shared.embedded_world import Description, in_processes, is_embedded, written_once
+from shared.embedded_world import Description, in_processes, is_embedded, spec_of, written_once
 from shared.errors import DataError, StorageError
 
 SITE = Description("a test's world", 3, {"seed": 0, "frames": 4})
@@ -29,6 +29,7 @@ def test_it_is_drawn_once_and_says_what_it_is(tmp_path):
     assert len(drawn) == 1 and not drawn[0].exists()
     mark = {"what": SITE.what, "generator": 3, "spec": {"seed": 0, "frames": 4}}
     assert json.loads((tmp_path / "deep/world/world.json").read_text()) == mark
+    assert spec_of(tmp_path / "deep/world") == SITE.spec
 
 
 def test_what_build_returns_stands_in_the_mark_and_an_empty_folder_is_filled(tmp_path):
