@@ -58,7 +58,7 @@ def test_positive_angles_turn_clockwise():
     root = math.sqrt(2)
     assert bev_iou([first], [along])[0, 0] == pytest.approx((4 - root) / (4 + root), rel=1e-12)
     assert (4 - root) / (4 + root) == pytest.approx(0.4776, abs=1e-4)
-    assert bev_iou([first], [beside])[0, 0] == 0
+    assert bev_iou([first], [beside])[0, 0] == pytest.approx(0, abs=1e-12)
 
 
 def test_at_zero_the_width_lies_along_x_and_z_is_the_bottom():

@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-QUARTERS = np.array([[0.5, 0.5], [-0.5, 0.5], [-0.5, -0.5], [0.5, -0.5]])  # corners in units of (dx, dy), CCW
+from shared import rectangles
 
 
 def limit_heading(heading: ArrayLike) -> np.ndarray:
@@ -26,39 +26,64 @@ def limit_heading(heading: ArrayLike) -> np.ndarray:
     return heading - np.floor(heading / (2 * math.pi) + 0.5) * 2 * math.pi
 
 
-# --- corners and points -----------------------------------------------------------------------------------------------
+# --- from above -------------------------------------------------------------------------------------------------------
+
+
+def bev(boxes: ArrayLike) -> np.ndarray:
+    """(N,7) -> (N,5) float64: the boxes as `shared.rectangles`."""
+    return _as_boxes(boxes)[:, [0, 1, 3, 4, 6]]
 
 
 def bev_corners(boxes: ArrayLike) -> np.ndarray:
     """(N,7) -> (N,4,2) float64: corners seen from above, metres, counter-clockwise from front left."""
-    boxes = _as_boxes(boxes)
-    return _turned(QUARTERS * boxes[:, None, 3:5], boxes[:, 6]) + boxes[:, None, :2]
+    return rectangles.corners(bev(boxes))
+
+
+def bev_overlap_m2(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """Overlap seen from above of every pair: (N,7), (M,7) -> (N,M) m2."""
+    return rectangles.overlap_m2(bev(a), bev(b))
+
+
+def bev_iou(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """Rotated intersection over union seen from above: (N,7), (M,7) -> (N,M), 0..1."""
+    return rectangles.iou(bev(a), bev(b))
+
+
+def nms_rotated(boxes: ArrayLike, scores: ArrayLike, iou: float, *, pre: int = 4096, post: int = 500) -> np.ndarray:
+    """Greedy rotated NMS seen from above: (N,7), (N,) -> indices kept, best score first (`shared.rectangles.nms`)."""
+    return rectangles.nms(bev(boxes), scores, iou, pre=pre, post=post)
+
+
+# --- in space ---------------------------------------------------------------------------------------------------------
 
 
 def corners(boxes: ArrayLike) -> np.ndarray:
     """(N,7) -> (N,8,3) float64: the four corners of the bottom face, then the same four of the top face."""
-    boxes = _as_boxes(boxes)
-    flat = bev_corners(boxes)
-    heights = boxes[:, 2:3] + boxes[:, 5:6] * np.repeat([-0.5, 0.5], 4)  # (N,8)
-    return np.concatenate([np.tile(flat, (1, 2, 1)), heights[..., None]], 2)
+    heights = np.repeat(_bottom_top(boxes), 4, 1)  # (N,8)
+    return np.concatenate([np.tile(bev_corners(boxes), (1, 2, 1)), heights[..., None]], 2)
 
 
 def points_in_boxes(points: ArrayLike, boxes: ArrayLike) -> np.ndarray:
     """Which points lie strictly inside which boxes: (P,3 or more: x, y, z, ...), (N,7) -> (P,N) bool.
 
-    A point on a face is outside. Points farther from a centre than the half diagonal are sorted out first, so that only
-    the pairs that can touch are turned.
+    A point on a face is outside.
     """
     points, boxes = np.asarray(points, np.float64), _as_boxes(boxes)
-    reach = np.hypot(boxes[:, 3], boxes[:, 4]) / 2
-    inside = (np.abs(points[:, None, 0] - boxes[:, 0]) <= reach) & (np.abs(points[:, None, 1] - boxes[:, 1]) <= reach)
-    p, n = np.nonzero(inside)
-    dx, dy, dz = (points[p, axis] - boxes[n, axis] for axis in range(3))
-    cos, sin = np.cos(boxes[n, 6]), np.sin(boxes[n, 6])
-    along, across = dx * cos + dy * sin, dy * cos - dx * sin  # the inverse turn
-    half = boxes[n, 3:6] / 2
-    inside[p, n] = (np.abs(along) < half[:, 0]) & (np.abs(across) < half[:, 1]) & (np.abs(dz) < half[:, 2])
+    p, n, place = rectangles.points_nearby(points[:, :2], bev(boxes))
+    offsets = np.concatenate([place, points[p, 2:3] - boxes[n, 2:3]], 1)
+    inside = np.zeros((len(points), len(boxes)), bool)
+    inside[p, n] = (np.abs(offsets) < boxes[n, 3:6] / 2).all(1)
     return inside
+
+
+def iou_3d(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """Rotated intersection over union of volumes: (N,7), (M,7) -> (N,M), 0..1."""
+    return rectangles.iou_3d(bev(a), _bottom_top(a), bev(b), _bottom_top(b))
+
+
+def _bottom_top(boxes: ArrayLike) -> np.ndarray:
+    boxes = _as_boxes(boxes)
+    return boxes[:, 2:3] + boxes[:, 5:6] * [-0.5, 0.5]
 
 
 def _as_boxes(boxes: ArrayLike) -> np.ndarray:
@@ -66,85 +91,6 @@ def _as_boxes(boxes: ArrayLike) -> np.ndarray:
     if boxes.ndim != 2 or boxes.shape[1] != 7:
         raise ValueError(f"boxes of shape {boxes.shape}: they are (N, 7) = x, y, z, dx, dy, dz, heading")
     return boxes
-
-
-def _turned(offsets: np.ndarray, heading: np.ndarray) -> np.ndarray:
-    """offsets (N,V,2) turned counter-clockwise by heading (N,)."""
-    cos, sin = np.cos(heading)[:, None], np.sin(heading)[:, None]
-    x, y = offsets[..., 0], offsets[..., 1]
-    return np.stack([x * cos - y * sin, x * sin + y * cos], -1)
-
-
-# --- overlaps ---------------------------------------------------------------------------------------------------------
-
-
-def paired_bev_overlap_m2(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Overlap seen from above of a[k] and b[k]: (K,7), (K,7) -> (K,) m2.
-
-    In b's frame b is an upright rectangle. Walk a's outline and replace every point by the nearest point of that
-    rectangle: what lies outside collapses onto its border, which encloses nothing more, so the area enclosed by the
-    moved outline is exactly the overlap. Nearest point is a clamp, and the outline is straight between the places where
-    it crosses one of b's four border lines: at most four a side.
-    """
-    a, b = _as_boxes(a), _as_boxes(b)
-    start = _turned(bev_corners(a) - b[:, None, :2], -b[:, 6])  # (K,4,2) in b's frame
-    half = b[:, None, 3:5] / 2
-    step = np.roll(start, -1, axis=1) - start
-    safe = np.where(step == 0, 1.0, step)  # a side along a border line never crosses it: any share will do
-    crossings = np.concatenate([(-half - start) / safe, (half - start) / safe], 2).clip(0, 1)  # shares of a side
-    shares = np.concatenate([np.zeros((*crossings.shape[:2], 1)), np.sort(crossings, 2)], 2)  # (K,4,5)
-    path = start[:, :, None] + shares[..., None] * step[:, :, None]
-    path = np.clip(path, -half[:, None], half[:, None]).reshape(len(a), 20, 2)
-    following = np.roll(path, -1, axis=1)
-    return np.abs((path[..., 0] * following[..., 1] - path[..., 1] * following[..., 0]).sum(1)) / 2
-
-
-def bev_overlap_m2(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Overlap seen from above of every pair: (N,7), (M,7) -> (N,M) m2. Pairs too far apart to touch cost nothing."""
-    a, b = _as_boxes(a), _as_boxes(b)
-    reach = np.hypot(a[:, 3], a[:, 4])[:, None] / 2 + np.hypot(b[:, 3], b[:, 4]) / 2
-    apart = np.hypot(a[:, 0, None] - b[:, 0], a[:, 1, None] - b[:, 1])
-    rows, columns = np.nonzero(apart < reach)
-    overlap = np.zeros((len(a), len(b)))
-    overlap[rows, columns] = paired_bev_overlap_m2(a[rows], b[columns])
-    return overlap
-
-
-def bev_iou(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Rotated intersection over union seen from above: (N,7), (M,7) -> (N,M), 0..1."""
-    a, b = _as_boxes(a), _as_boxes(b)
-    return _over_union(bev_overlap_m2(a, b), a[:, 3] * a[:, 4], b[:, 3] * b[:, 4])
-
-
-def iou_3d(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Rotated intersection over union of volumes: (N,7), (M,7) -> (N,M), 0..1."""
-    a, b = _as_boxes(a), _as_boxes(b)
-    top = np.minimum((a[:, 2] + a[:, 5] / 2)[:, None], b[:, 2] + b[:, 5] / 2)
-    bottom = np.maximum((a[:, 2] - a[:, 5] / 2)[:, None], b[:, 2] - b[:, 5] / 2)
-    overlap = bev_overlap_m2(a, b) * (top - bottom).clip(min=0)
-    return _over_union(overlap, a[:, 3:6].prod(1), b[:, 3:6].prod(1))
-
-
-def _over_union(overlap: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    union = a[:, None] + b - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0).clip(max=1)
-
-
-def nms_rotated(boxes: ArrayLike, scores: ArrayLike, iou: float, *, pre: int = 4096, post: int = 500) -> np.ndarray:
-    """Greedy rotated NMS seen from above: (N,7), (N,) -> indices kept, best score first.
-
-    A box falls to a better one that it overlaps by more than `iou`; of equal scores the earlier counts as better. Only
-    the `pre` best enter and at most `post` leave. Each box kept is compared with those still alive near it: no table of
-    all pairs is made.
-    """
-    boxes = _as_boxes(boxes)
-    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")[:pre]
-    alive, kept = order, []
-    while len(alive) and len(kept) < post:
-        best, rest = alive[0], alive[1:]
-        kept.append(best)
-        alive = rest[bev_iou(boxes[rest], boxes[best : best + 1])[:, 0] <= iou]
-    return np.array(kept, np.int64)
 
 
 # --- KITTI's convention -----------------------------------------------------------------------------------------------
