@@ -3,8 +3,9 @@
 
 SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
-MEMBERS := shared talk2car_kd pillars_rq batvision_kd voxel_mae
+MEMBERS := shared talk2car_kd pillars_rq batvision_kd voxel_mae llvip_macl
 PYTEST := -q
+COMPILE := CFLAGS=-g0 CXXFLAGS=-g0 MAX_JOBS=$$(nproc)  # mmcv, for llvip_macl: without debug symbols, every core
 export UV_PYTHON_PREFERENCE ?= only-system
 
 .PHONY: demo test test-faults test-gpu bench lint format setup setup-demo pictures clean $(MEMBERS:%=test-%)
@@ -19,7 +20,7 @@ test-faults: setup  ## kills, signals, damaged files at full count: up to an hou
 	.venv/bin/python -m pytest $(PYTEST) -m slow
 
 test-gpu:  ## in the caller's own environment, whatever its Python and torch
-	PYTHONPATH=shared:talk2car_kd:pillars_rq:batvision_kd:voxel_mae python3 -m pytest $(PYTEST) -m gpu
+	PYTHONPATH=shared:talk2car_kd:pillars_rq:batvision_kd:voxel_mae:llvip_macl python3 -m pytest $(PYTEST) -m gpu
 
 bench: setup  ## every benchmark with its baseline in the same run
 	set -e; for script in $(filter-out %/pictures.py,$(wildcard */benchmarks/*.py)); do echo "== $$script"; .venv/bin/python $$script; done
@@ -39,12 +40,12 @@ pictures: setup  ## the pictures of the READMEs, under docs/
 # A member's tests in an environment that holds only that member's dependencies: how independence is proved.
 $(MEMBERS:%=test-%): test-%: $(UV)
 	@echo "Setting up $*/.venv with this package's dependencies alone"
-	UV_PROJECT_ENVIRONMENT=$(CURDIR)/$*/.venv $(UV) sync --locked --package $$(sed -n 's/^name = "\(.*\)"/\1/p' $*/pyproject.toml)
+	$(COMPILE) UV_PROJECT_ENVIRONMENT=$(CURDIR)/$*/.venv $(UV) sync --locked --package $$(sed -n 's/^name = "\(.*\)"/\1/p' $*/pyproject.toml)
 	$*/.venv/bin/python -m pytest $(PYTEST) $*/tests
 
 setup: $(UV)
-	@test -d .venv || echo "Setting up .venv: downloads about 3 GB once (torch with CUDA), builds nothing"
-	$(UV) sync --locked --all-packages
+	@test -d .venv || echo "Setting up .venv: downloads about 3 GB once (torch with CUDA), compiles mmcv once (about 7 minutes on two cores)"
+	$(COMPILE) $(UV) sync --locked --all-packages
 
 setup-demo: $(UV)
 	@test -d .venv || echo "Setting up .venv for talk2car_kd: downloads about 3 GB once (torch with CUDA), builds nothing"
