@@ -22,7 +22,7 @@ from shared.config import config_hash, to_yaml
 from shared.errors import ConfigError, DataError
 
 from .checkpoints import Loaded, check_belongs, check_point, load_rq
-from .config import NOT_HASHED, RqConfig, check_network, dump, resolve, warnings_of
+from .config import NOT_HASHED, RqConfig, check_network, resolve, warnings_of
 from .detector import FrozenDetector, open_detector
 from .embedded import BANNER
 from .kitti.validate import validate
@@ -30,7 +30,6 @@ from .progressive import FINAL, describe, stages_of
 from .rq_data import Data, open_data, open_root
 from .rq_training import train_all
 from .session import CHECKPOINTS, open_session
-from .wandb_log import start_wandb
 
 MODES = ("train", "eval", "grid")
 DISTRIBUTIONS = ("torch", "numpy", "numba")
@@ -101,11 +100,13 @@ def train(config: RqConfig, name: str | None) -> int:
             world=world,
             command=sys.argv,
             packages=DISTRIBUTIONS,
+            wandb=config.logging.use_wandb,
+            wandb_project=config.logging.wandb_project,
+            wandb_name=config.logging.wandb_name,
         ) as run:
             if run.is_done(FINAL):
                 run.log.info("%s is done: %s", run.path, run.path / CHECKPOINTS / FINAL)
                 return 0
-            _begin_wandb(config, run, world)
             session = open_session(config, run, world, detector, data)
             table = train_all(session)
             if world.is_main:
@@ -179,12 +180,6 @@ def validate_data(config: RqConfig) -> int:
         raise DataError(f"{root.path}: {len(problems)} problems\n" + "\n".join(problems))
     print(f"{root.path}: no problems")
     return 0
-
-
-def _begin_wandb(config: RqConfig, run: run_module.RunFolder, world: run_module.World) -> None:
-    """Mirror the run's records to Weights & Biases."""
-    if world.is_main and (started := start_wandb(config.logging, run.path, dump(config))) is not None:
-        run.metrics._wandb = started  # MetricsLog would start it under a project and a name of its own
 
 
 def _say(text: str) -> None:

@@ -330,11 +330,8 @@ def load_weights(path: Path | str, sha256: str | None = None, *, map_location: A
 
 
 def _read_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
-    try:
-        import safetensors
-        import safetensors.torch
-    except ImportError as error:
-        raise CheckpointError(f"{path} needs the package `safetensors`: pip install safetensors") from error
+    import safetensors.torch  # late: few runs read such a file
+
     try:
         return safetensors.torch.load_file(path, device=str(map_location))
     except safetensors.SafetensorError as error:

@@ -40,9 +40,10 @@ SHOWN_DIFFERENCES = 5
 class RunFolder:
     """An open run. A context manager; `close` gives up the lock."""
 
-    def __init__(self, path: Path, world: World, record: dict[str, Any], lock: _Lock | None, wandb: bool):
+    def __init__(self, path: Path, world: World, record: dict[str, Any], lock: _Lock | None):
         self.path, self.log = path, logging.getLogger("shared.run")
-        self._world, self._record, self._lock, self._wandb = world, record, lock, wandb
+        self._world, self._record, self._lock = world, record, lock
+        self._wandb: dict[str, Any] | None = None
         self._metrics: Any = None
         self._handlers = _attach_handlers(path / "log.txt", world)
 
@@ -58,6 +59,8 @@ class RunFolder:
         world: World,
         command: str | Sequence[str],
         wandb: bool = False,
+        wandb_project: str | None = None,
+        wandb_name: str | None = None,
         packages: Sequence[str] = ("torch", "numpy"),
     ) -> RunFolder:
         """Find or make the run's folder below `root` (collective under several processes).
@@ -66,6 +69,7 @@ class RunFolder:
             name: the run's name, one path component; None resumes the newest run with this `config_hash` and one of
                 `stages` not done, else begins a new one named `<UTC time>-<hash>`.
             packages: distributions whose versions run.json records.
+            wandb: log to Weights & Biases too, by default under the names of `root` and of the run.
 
         Raises:
             UserError: another process writes there, or the named run has another configuration; on every process.
@@ -80,7 +84,10 @@ class RunFolder:
         if isinstance(outcome, UserError):
             raise outcome
         path, record = outcome
-        run = cls(path, world, record, lock, wandb)
+        run = cls(path, world, record, lock)
+        if wandb:
+            names = {"project": wandb_project or path.parent.name or "runs", "name": wandb_name or path.name}
+            run._wandb = {**names, "config": yaml.safe_load(config_yaml)}
         run._begin(config_hash, config_yaml, stages, command, packages)
         return run
 
@@ -117,8 +124,9 @@ class RunFolder:
 
     def _open_metrics(self) -> Any:
         from .metrics_log import MetricsLog  # late: it may import TensorBoard, which is slow
+        from .wandb_run import start_wandb
 
-        return MetricsLog(self.path, wandb=self._wandb)
+        return MetricsLog(self.path, start_wandb(self.path, **self._wandb) if self._wandb else None)
 
     def record(self, **fields: Any) -> None:
         """Merge fields into run.json."""

@@ -31,12 +31,11 @@ Number = float | int | Tensor
 class MetricsLog:
     """Appends records to `folder`/metrics.jsonl, to TensorBoard (`folder`/tensorboard/<split>), and to W&B if asked.
 
-    wandb: also log to Weights & Biases, offline: the record stays in the folder for `wandb sync`. A resumed run begins
-        a new W&B record of the same name.
-    Raises ImportError with the remedy when W&B is asked for and not installed, StorageError without the folder.
+    wandb: a started run (`shared.wandb_run`) that gets every record too; closing this closes it.
+    Raises StorageError without the folder.
     """
 
-    def __init__(self, folder: Path, wandb: bool = False, *, tensorboard: bool = True) -> None:
+    def __init__(self, folder: Path, wandb: Any | None = None, *, tensorboard: bool = True) -> None:
         self.folder = Path(folder)
         self.path = self.folder / "metrics.jsonl"
         self._tensorboard = tensorboard
@@ -44,7 +43,7 @@ class MetricsLog:
             raise StorageError(f"cannot log to {folder}: it is not a folder; create it first")
         self._writers: dict[str, Any] = {}
         self._purge: dict[str, int] = {}  # split -> step from which TensorBoard must forget
-        self._wandb = _start_wandb(self.folder) if wandb else None
+        self._wandb = wandb
         self._wandb_splits: set[str] = set()
         self._keep(lambda end, record: True)  # a torn last line would swallow the next record
 
@@ -207,14 +206,3 @@ def _number(value: Any) -> Any:
     if isinstance(value, dict):
         return _readable(value)
     return float(value) if value in ("nan", "inf", "-inf") else value
-
-
-def _start_wandb(folder: Path) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise ImportError(
-            "logging to Weights & Biases was asked for, but wandb is not installed: "
-            "`pip install wandb` (the `wandb` extra), or switch it off"
-        ) from None
-    return wandb.init(project=folder.parent.name or "runs", name=folder.name, dir=str(folder), mode="offline")

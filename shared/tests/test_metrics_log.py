@@ -14,6 +14,7 @@ from shared.metrics import (
     MetricsLog,
     read_records,
 )
+from shared.wandb_run import start_wandb
 
 
 @pytest.fixture
@@ -157,6 +158,7 @@ class FakeWandb:
 
     def __init__(self):
         self.rows, self.axes, self.finished = [], [], False
+        self.errors = type("Errors", (), {"Error": RuntimeError})
 
     def init(self, **options):
         self.options = options
@@ -172,10 +174,20 @@ class FakeWandb:
         self.finished = True
 
 
-def test_wandb_is_offline_and_each_split_has_its_own_steps(tmp_path, monkeypatch):
+@pytest.fixture
+def fake(monkeypatch):
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    log = MetricsLog(tmp_path, wandb=True, tensorboard=False)
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return fake
+
+
+RUN = {"project": "p", "name": "n", "config": {"a": 1}}
+
+
+def test_wandb_is_offline_without_a_login_and_each_split_has_its_own_steps(tmp_path, fake):
+    log = MetricsLog(tmp_path, start_wandb(tmp_path, **RUN), tensorboard=False)
     write_steps(log, "stage1/train", [1, 2])
     write_steps(log, "stage2/train", [1])
     log.close()
@@ -184,7 +196,17 @@ def test_wandb_is_offline_and_each_split_has_its_own_steps(tmp_path, monkeypatch
     assert fake.rows[1] == {"stage1/train/loss": 0.5, "stage1/train/time/seconds": 0.5, "stage1/train/step": 2}
 
 
-def test_wandb_missing_says_what_to_do(tmp_path, monkeypatch):
+def test_wandb_goes_online_with_a_key_and_where_the_user_says(tmp_path, fake, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    start_wandb(tmp_path, **RUN)
+    assert fake.options["mode"] == "online" and fake.options["project"] == "p" and fake.options["config"] == {"a": 1}
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    start_wandb(tmp_path, **RUN)
+    assert fake.options["mode"] == "disabled"
+
+
+def test_wandb_never_stops_a_run(tmp_path, fake, monkeypatch, caplog):
+    monkeypatch.setattr(fake, "init", lambda **options: (_ for _ in ()).throw(RuntimeError("no server")))
+    assert start_wandb(tmp_path, **RUN) is None and "no server" in caplog.text
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match="pip install wandb"):
-        MetricsLog(tmp_path, wandb=True)
+    assert start_wandb(tmp_path, **RUN) is None and "pip install wandb" in caplog.text

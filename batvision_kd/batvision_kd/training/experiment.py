@@ -36,7 +36,6 @@ from .saving import begin_anew, folder_of, go_back, keep_epoch, open_run
 from .schedule import schedule_of
 from .teaching import Teacher, open_teacher
 from .validation import SELECTION, validate
-from .wandb_log import start_wandb
 
 MOMENTUM = 0.9  # of SGD
 
@@ -60,7 +59,6 @@ class Session:
     world: run_module.World
     sources: Sources
     teacher: Teacher | None
-    wandb: Any | None
 
     @property
     def source(self) -> str:
@@ -103,9 +101,7 @@ def train_in(settings: Settings, world: run_module.World, sources: Sources, epoc
         if epoch is not None:
             go_back(settings, run, world, epoch)
         teacher = open_teacher(settings, world, sources, run, train_in) if settings.kind == "distillation" else None
-        session = Session(
-            settings, run, world, sources, teacher, start_wandb(settings, run.path) if world.is_main else None
-        )
+        session = Session(settings, run, world, sources, teacher)
         _fit(session)
         trained = _finished(settings, run)
         if world.is_main:
@@ -140,7 +136,7 @@ def _fit(s: Session) -> None:
     run_module.seed_everything(training.seed)
     student = build_model(settings, s.sources.spectrogram.channel_count).to(s.world.device)
     micro_batch = choose_micro_batch(s, student)
-    task = Task(settings.loss, edges=settings.kind == "rgb")
+    task = Task(settings.loss, edges=settings.kind == "rgb", world=s.world)
     method = distillation_of(settings, task, student, s.teacher) if s.teacher else None
     trained = method.model if method else student
     sampler = BatchSampler(len(s.sources.train), training.batch_size, micro_batch, seed=training.seed,
@@ -163,15 +159,12 @@ def _close(s: Session, loop: Loop, student: nn.Module) -> None:
     number, training = loop.epoch + 1, s.settings.training
     if number % training.save_frequency == 0 or number == training.nb_epochs:
         keep_epoch(loop, s.settings, s.card(student))
-    means = loop.close_epoch()
+    loop.close_epoch()
     with _judged(loop):
         scores = _validate(s, student)
     s.run.log.info("epoch %d: validation RMSE %.3f m, ABS_REL %.3f, delta1 %.3f", number, scores["rmse"],
                    scores["abs_rel"], scores["delta1"])  # fmt: skip
     s.run.metrics.log(loop.steps_done, scores, split=f"{s.settings.kind}/val")
-    if s.wandb:
-        s.wandb.log({"epoch": number, **{f"train/{k}": v for k, v in means.items()},
-                     **{f"val/{k}": v for k, v in scores.items()}})  # fmt: skip
     if loop.best is None or scores[SELECTION] < loop.best:
         loop.best = scores[SELECTION]
         if s.world.is_main:

@@ -37,6 +37,8 @@ def open_run(settings: Settings, world: World) -> RunFolder:
             stages=(settings.kind,),
             world=world,
             command=sys.argv,
+            wandb=settings.training.use_wandb,
+            wandb_project=settings.training.wandb_project,
         )
     except UserError as error:
         advice = str(error).replace("--run NAME", "--experiment_name NAME")

@@ -1,37 +1,32 @@
 """Weights & Biases beside metrics.jsonl: optional, and never a reason for a run to fail.
 
-Without the package, or without its server, a warning is given and metrics.jsonl (which holds the same records) is all
-there is; without a login the record is kept offline, for `wandb sync`.
+Without the package, or without its server, a warning is given and metrics.jsonl, which holds the same records, is all
+there is; without a login the record is kept in the run's folder, for `wandb sync`. A resumed run begins a new record of
+the same name.
 """
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from .config import LoggingSettings
 
 log = logging.getLogger("shared.run")
 LOCAL = "metrics.jsonl in the run's folder holds the same records"
 
 
-def start_wandb(settings: LoggingSettings, folder: Path, config: dict[str, Any]) -> Any | None:
-    """A wandb run with the project and name of the configuration, or None, with a warning why."""
-    if not settings.use_wandb:
-        return None
+def start_wandb(folder: Path, *, project: str, name: str, config: Mapping[str, Any]) -> Any | None:
+    """A started wandb run, or None with a warning that says why."""
     try:
         import wandb
     except ImportError:
-        log.warning(
-            "logging.use_wandb is true and wandb is not installed (pip install wandb, or --no_wandb); %s", LOCAL
-        )
+        log.warning("Weights & Biases was asked for and wandb is not installed (pip install wandb); %s", LOCAL)
         return None
     mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in(wandb) else "offline")
     if mode == "offline":
         log.warning("no login for Weights & Biases (wandb login): its record stays in %s/wandb; %s", folder, LOCAL)
     try:
-        return wandb.init(project=settings.wandb_project, name=settings.wandb_name, dir=str(folder), mode=mode,
-                          config=config, resume="allow")  # fmt: skip
+        return wandb.init(project=project, name=name, dir=str(folder), mode=mode, config=dict(config), resume="allow")
     except (wandb.errors.Error, OSError) as error:
         log.warning("Weights & Biases cannot be reached (%s); %s", error, LOCAL)
         return None
