@@ -81,10 +81,9 @@ def order_in_words(found: Gains) -> str:
 
 def effect_in_words(name: str, found: PairedDifference, metric: str) -> str:
     """One sentence about an arm against audio alone, with its interval and its seeds."""
-    seeds = len(found.per_seed)
-    numbers = (
-        f"{found.mean:+.4f} m {metric.upper()}, 95 % interval [{found.low:+.4f}, {found.high:+.4f}], {seeds} seeds"
-    )
+    count = len(found.per_seed)
+    seeds = f"{count} seed{'s' if count > 1 else ''}"
+    numbers = f"{found.mean:+.4f} m {metric.upper()}, 95 % interval [{found.low:+.4f}, {found.high:+.4f}], {seeds}"
     if includes_zero(found):
         return f"{name} against audio alone: no effect is shown ({numbers}; the interval includes 0)."
     word = "lower" if found.high < 0 else "HIGHER"

@@ -127,7 +127,7 @@ class LossSettings(Schema):
 
 
 class AdaptiveSettings(Schema):
-    """Three separable rules (facts 4.4)."""
+    """Three separable rules."""
 
     anneal: Literal["none", "cosine", "linear"] = "none"  # the weights fall to a tenth over the training
     confidence: bool = True  # of the teacher, pixel by pixel, weighs the response

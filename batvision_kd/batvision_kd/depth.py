@@ -4,8 +4,8 @@
     depth, valid = resize_masked(depth, valid, (256, 256))
 
 A depth camera leaves 20-30 % of its pixels empty and marks them 0. Blending across that 0 gives depths that were never
-measured: on the real sample a perfect prediction scores ABS_REL 4.12 against such a target (facts, 5.3). Here a pixel
-of the result is the mean of the measured pixels below it, and is valid only where more than half were measured.
+measured: on the real sample a perfect prediction scores ABS_REL 4.12 against such a target. Here a pixel of the result
+is the mean of the measured pixels below it, and is valid only where more than half were measured.
 `RESIZE_RULES` keeps the other rules for comparison.
 """
 

@@ -1,10 +1,11 @@
 """The pictures of the README: what trained models answer, and how the method works.
 
-    python batvision_kd/benchmarks/pictures.py --out docs                    from the newest finished comparison
-    python batvision_kd/benchmarks/pictures.py --out docs --results FOLDER   from that results/<plan> folder
+    python batvision_kd/benchmarks/pictures.py --out docs                    with what the demo left in results/demo
+    python batvision_kd/benchmarks/pictures.py --out docs --results FOLDER   with that results/<plan> folder
 
-batvision_kd.jpg         the comparison's own picture of evenly spread test images (not the best), its first rows
 batvision_kd_method.png  the method as a diagram; its picture, echo and depth are the embedded world's, no run is needed
+batvision_kd.jpg         the comparison's own picture of evenly spread test images (not the best), its first rows. It
+                         needs trained models: without the demo's results it stays as it is, and what to run is said
 """
 
 import argparse
@@ -30,6 +31,7 @@ from shared.errors import DataError
 from shared.run import run_command
 from shared.storage import write_atomic
 
+DEMO = PACKAGE_ROOT / "results" / "demo"
 MAX_BYTES = 300_000
 WIDTH_PX = 1400
 ROWS_SHARE = 0.53  # of the comparison's picture: title and half of its rows
@@ -49,14 +51,6 @@ def result_strip(results: Path) -> Image.Image:
     with Image.open(path) as whole:
         upper = whole.convert("RGB").crop((0, 0, whole.width, round(ROWS_SHARE * whole.height)))
     return upper.resize((WIDTH_PX, round(WIDTH_PX * upper.height / upper.width)), Image.Resampling.LANCZOS)
-
-
-def newest_results(folder: Path) -> Path:
-    """The results/<plan> whose comparison was written last. DataError when none was."""
-    found = sorted(folder.glob("*/experiments.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise DataError(f"{folder} holds no finished comparison: run train_distillation.py --experiments, or --results")
-    return found[-1].parent
 
 
 # --- how the method works ---
@@ -179,16 +173,20 @@ def save_diagram(figure: Figure, path: Path) -> None:
 def make(out: Path, results: Path | None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     save_diagram(method_diagram(example(WorldSpec())), out / "batvision_kd_method.png")
-    folder = results or newest_results(PACKAGE_ROOT / "results")
-    print(f"pictures from {folder}")
-    save_jpeg(result_strip(folder), out / "batvision_kd.jpg")
+    print(f"wrote {out / 'batvision_kd_method.png'}")
+    if results is None and not (DEMO / "figures").is_dir():
+        print(f"{out / 'batvision_kd.jpg'} stays as it is: {DEMO} is not there; run the demo first, in {PACKAGE_ROOT}: "
+              "python train_distillation.py --experiments --config config/demo.yaml")  # fmt: skip
+        return 0
+    save_jpeg(result_strip(results or DEMO), out / "batvision_kd.jpg")
+    print(f"wrote {out / 'batvision_kd.jpg'} from {results or DEMO}")
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=PACKAGE_ROOT.parent / "docs", help="folder for the pictures")
-    parser.add_argument("--results", type=Path, help="results/<plan> (default: the newest)")
+    parser.add_argument("--results", type=Path, help="results/<plan> (default: results/demo)")
     args = parser.parse_args(argv)
     return run_command(lambda: make(args.out, args.results))
 

@@ -1,10 +1,11 @@
-"""The benchmarks of loader, generator and ridge check run, and record both sides of every ratio."""
+"""The benchmarks of loader, generator and ridge check run, and record both sides of every ratio; so do the pictures."""
 
 import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -37,3 +38,28 @@ def test_ridge_check(tmp_path):
     code = command("ridge_check")(["--train", "21", "--test", "9", "--workers", "0", "--out", str(tmp_path / "a.json")])
     row = results(tmp_path / "a.json")["seeds"][0]
     assert row["seed"] == 0 and code == (0 if row["holds"] else 1)
+
+
+def test_pictures_need_no_run_but_for_the_results(tmp_path, monkeypatch, capsys):
+    """Without the demo's results: the diagram, the earlier results picture untouched, and what to run."""
+    make = command("pictures")
+    monkeypatch.setitem(make.__globals__, "DEMO", tmp_path / "none")
+    (tmp_path / "batvision_kd.jpg").write_bytes(b"as it was")
+    assert make(["--out", str(tmp_path)]) == 0
+    assert "train_distillation.py --experiments --config config/demo.yaml" in capsys.readouterr().out
+    assert (tmp_path / "batvision_kd.jpg").read_bytes() == b"as it was"
+    with Image.open(tmp_path / "batvision_kd_method.png") as diagram:
+        assert diagram.width > 2 * diagram.height
+    assert make(["--out", str(tmp_path), "--results", str(tmp_path / "none")]) == 2
+
+
+def test_the_results_picture_is_the_upper_half_of_the_comparisons(tmp_path, monkeypatch):
+    make, drawn = command("pictures"), Image.new("RGB", (1815, 1166), "blue")
+    drawn.paste("red", (0, 0, 1815, 583))
+    (tmp_path / "demo/figures").mkdir(parents=True)
+    drawn.save(tmp_path / "demo/figures/predictions.png")
+    monkeypatch.setitem(make.__globals__, "DEMO", tmp_path / "demo")
+    assert make(["--out", str(tmp_path)]) == 0
+    with Image.open(tmp_path / "batvision_kd.jpg") as strip:
+        assert strip.width == 1400 and strip.getpixel((700, 10))[0] > 240
+    assert (tmp_path / "batvision_kd.jpg").stat().st_size < 300_000

@@ -1,6 +1,6 @@
 """The one real BatVision V2 triple: the loader's numbers, and what each resize rule costs a perfect prediction."""
 
-# Facts 2.5 and 5.3 of the published sample; the samples themselves are never copied here.
+# The expected numbers were measured on the published sample, which is never copied here.
 
 import shutil
 

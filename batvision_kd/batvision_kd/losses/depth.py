@@ -13,7 +13,8 @@ measured depth, p the prediction, e = p - g, d = ln p - ln g, and means over all
     smooth  |grad p| of the prediction, everywhere; times exp(-|grad I|) when a picture I is given (edge-aware). Without
             a picture it is plain total variation and smooths over edges too.
 
-A batch without one valid pixel gives 0 for every data term, with gradients of 0.
+A batch without one valid pixel gives 0 for every data term, with gradients of 0. With several processes the batch is
+that of all of them (masked).
 """
 
 # B batch, H, W height and width; depths (B,1,H,W) float32 metres, `valid` (B,1,H,W) bool.
@@ -25,8 +26,9 @@ import torch
 from torch import Tensor
 
 from shared.errors import UserError
+from shared.run import World
 
-from .masked import log_ratio, masked_mean
+from .masked import ALONE, any_pixel, largest, log_ratio, masked_mean
 
 # criterion: {term: usual weight}
 CRITERIA: dict[str, dict[str, float]] = {
@@ -52,6 +54,7 @@ def task_losses(
     smooth: bool = False,
     gradient: bool = False,
     image: Tensor | None = None,
+    world: World = ALONE,
 ) -> dict[str, Tensor]:
     """The criterion's terms, and the two regularisers where asked for; named, unweighted scalars.
 
@@ -62,6 +65,7 @@ def task_losses(
         silog_lambda: 0 punishes a wrong scale in full, 1 not at all.
         smooth, gradient: add the terms of these names.
         image: (B,3,H,W) picture that makes `smooth` edge-aware.
+        world: the processes that hold the batch, each the same number of samples (collective).
 
     Raises UserError for an unknown criterion, ValueError when shapes differ.
     """
@@ -69,9 +73,9 @@ def task_losses(
         raise UserError(f"criterion {criterion!r} does not exist; choose from {', '.join(CRITERIA)}")
     check_maps(prediction, depth, valid)
     known = {**TERMS, "silog": partial(silog, silog_lambda=silog_lambda)}
-    terms = {name: known[name](prediction, depth, valid) for name in CRITERIA[criterion]}
+    terms = {name: known[name](prediction, depth, valid, world=world) for name in CRITERIA[criterion]}
     if gradient:
-        terms["gradient"] = gradient_loss(prediction, depth, valid)
+        terms["gradient"] = gradient_loss(prediction, depth, valid, world)
     if smooth:
         terms["smooth"] = smoothness(prediction, image)
     return terms
@@ -84,43 +88,43 @@ def check_maps(prediction: Tensor, *others: Tensor) -> None:
             raise ValueError(f"depth maps of different shapes: {tuple(prediction.shape)} and {tuple(other.shape)}")
 
 
-def l1(prediction: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
-    return masked_mean((prediction - depth).abs(), valid)
+def l1(prediction: Tensor, depth: Tensor, valid: Tensor, world: World = ALONE) -> Tensor:
+    return masked_mean((prediction - depth).abs(), valid, world)
 
 
-def log_l1(prediction: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
-    return masked_mean(log_ratio(prediction, depth, valid).abs(), valid)
+def log_l1(prediction: Tensor, depth: Tensor, valid: Tensor, world: World = ALONE) -> Tensor:
+    return masked_mean(log_ratio(prediction, depth, valid).abs(), valid, world)
 
 
-def bi(prediction: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
+def bi(prediction: Tensor, depth: Tensor, valid: Tensor, world: World = ALONE) -> Tensor:
     """The loss of Beyond Image to Depth (Parida et al., CVPR 2021)."""
-    return masked_mean(torch.where(valid, prediction - depth, 0.0).abs().log1p(), valid)
+    return masked_mean(torch.where(valid, prediction - depth, 0.0).abs().log1p(), valid, world)
 
 
-def silog(prediction: Tensor, depth: Tensor, valid: Tensor, silog_lambda: float = 0.5) -> Tensor:
+def silog(prediction: Tensor, depth: Tensor, valid: Tensor, silog_lambda: float = 0.5, world: World = ALONE) -> Tensor:
     """Scale-invariant logarithmic error; its gradient is finite where p equals g."""
     d = log_ratio(prediction, depth, valid)
-    variance = masked_mean(d.square(), valid) - silog_lambda * masked_mean(d, valid).square()
-    return variance.clamp_min(SILOG_EPS).sqrt() * valid.any()
+    variance = masked_mean(d.square(), valid, world) - silog_lambda * masked_mean(d, valid, world).square()
+    return variance.clamp_min(SILOG_EPS).sqrt() * any_pixel(valid, world)
 
 
-def berhu(prediction: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
+def berhu(prediction: Tensor, depth: Tensor, valid: Tensor, world: World = ALONE) -> Tensor:
     error = torch.where(valid, prediction - depth, 0.0).abs()
-    c = (0.2 * error.detach().max()).clamp_min(torch.finfo(error.dtype).tiny)
-    return masked_mean(torch.where(error <= c, error, (error.square() + c.square()) / (2 * c)), valid)
+    c = (0.2 * largest(error, world)).clamp_min(torch.finfo(error.dtype).tiny)
+    return masked_mean(torch.where(error <= c, error, (error.square() + c.square()) / (2 * c)), valid, world)
 
 
-def hinge(prediction: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
-    return masked_mean((log_ratio(prediction, depth, valid).abs() - LN_DELTA1).relu(), valid)
+def hinge(prediction: Tensor, depth: Tensor, valid: Tensor, world: World = ALONE) -> Tensor:
+    return masked_mean((log_ratio(prediction, depth, valid).abs() - LN_DELTA1).relu(), valid, world)
 
 
-def gradient_loss(prediction: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
+def gradient_loss(prediction: Tensor, depth: Tensor, valid: Tensor, world: World = ALONE) -> Tensor:
     """Mean |difference of d| over horizontal and vertical neighbours that are both valid."""
     d = log_ratio(prediction, depth, valid)
     steps = [(d[..., 1:] - d[..., :-1], valid[..., 1:] & valid[..., :-1]),
              (d[..., 1:, :] - d[..., :-1, :], valid[..., 1:, :] & valid[..., :-1, :])]  # fmt: skip
     values, masks = (torch.cat([part.flatten() for part in parts]) for parts in zip(*steps, strict=True))
-    return masked_mean(values.abs(), masks)
+    return masked_mean(values.abs(), masks, world)
 
 
 def smoothness(prediction: Tensor, image: Tensor | None = None) -> Tensor:

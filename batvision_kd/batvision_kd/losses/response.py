@@ -8,7 +8,8 @@
             holes exp(-u / tau) with u the teacher's disagreement with itself on the mirrored picture
 
 A loss is the sum of weight x error over the number of pixels of the region: where the teacher is not to be trusted it
-teaches less, instead of the rest teaching more. An empty region gives 0 with its graph.
+teaches less, instead of the rest teaching more. An empty region gives 0 with its graph. With several processes the
+region is that of all of them (masked).
 """
 
 # B batch, H, W height and width; p student, t teacher, g measured depth, all (B,1,H,W) metres; `valid` (B,1,H,W) bool.
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor
 
 from shared.errors import UserError
+from shared.run import World
 
 from .depth import check_maps
-from .masked import log_ratio, masked_mean
+from .masked import ALONE, log_ratio, masked_mean
 
 KINDS = ("log_huber", "l1", "mse")
 REGIONS = ("valid", "invalid", "all")
@@ -36,6 +38,7 @@ def response_kd(
     kind: str = "log_huber",
     region: str = "all",
     confidence: Tensor | None = None,
+    world: World = ALONE,
 ) -> Tensor:
     """One unweighted scalar.
 
@@ -44,13 +47,14 @@ def response_kd(
         depth, valid: the measurement; `valid` chooses the region.
         kind, region: see the module.
         confidence: (B,1,H,W) weights in 0..1 (`teacher_confidence`); None trusts every pixel fully.
+        world: the processes that hold the batch (collective).
 
     Raises UserError for an unknown kind or region, ValueError when shapes differ.
     """
     check_maps(student, teacher, depth, valid, *([] if confidence is None else [confidence]))
     mask = region_mask(valid, region)
     error = _error(student, teacher.detach(), mask, kind)
-    return masked_mean(error if confidence is None else error * confidence.detach(), mask)
+    return masked_mean(error if confidence is None else error * confidence.detach(), mask, world)
 
 
 def region_mask(valid: Tensor, region: str) -> Tensor:

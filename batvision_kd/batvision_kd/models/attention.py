@@ -99,6 +99,7 @@ class MultiHeadPair(nn.Module):
         self.left, self.right = EarBlock(channels, heads), EarBlock(channels, heads)
 
     def forward(self, left: Tensor, right: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        left, right = left.contiguous(), right.contiguous()  # a copy here, or one in each layer
         return self.left(left, right, code), self.right(right, left, code)
 
 

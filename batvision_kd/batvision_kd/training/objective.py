@@ -12,19 +12,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from shared.loop import Loop
+from shared.run import World
 
 from ..config import LossSettings, Settings
 from ..losses import FeatureTerms, GradientBalance, anneal, gradient_norm, response_kd, task_losses, teacher_confidence
-from ..losses.masked import safe_log
+from ..losses.masked import ALONE, safe_log
 from ..models import feature_channels
 from .teaching import Lesson, Teacher
 
 
 class Task:
-    """The loss on measured depth. edges: smoothness is spared where the picture has edges (RGB training)."""
+    """The loss on measured depth. edges: smoothness is spared where the picture has edges (RGB training); world: the
+    processes that share a batch, over all of which a mean is taken."""
 
-    def __init__(self, loss: LossSettings, *, edges: bool):
-        self.loss, self.edges = loss, edges
+    def __init__(self, loss: LossSettings, *, edges: bool, world: World = ALONE):
+        self.loss, self.edges, self.world = loss, edges, world
         data = {
             "L1": {"l1": loss.lambda_l1},
             "SIlog": {"silog": 1.0},
@@ -42,6 +44,7 @@ class Task:
             silog_lambda=self.loss.silog_lambda,
             smooth="smooth" in self.weights,
             image=batch["rgb"] if self.edges else None,
+            world=self.world,
         )
 
 
@@ -79,7 +82,8 @@ class Distillation:
         if "kd" not in self.base_weights:
             return {}
         term = response_kd(depth, lesson.depth, batch["depth"], batch["valid"], kind=self.kd.response,
-                           region=self.kd.region, confidence=self._confidence(lesson, batch))  # fmt: skip
+                           region=self.kd.region, confidence=self._confidence(lesson, batch),
+                           world=self.task.world)  # fmt: skip
         return {"kd": term}
 
     def _confidence(self, lesson: Lesson, batch: Mapping[str, Any]) -> Tensor | None:

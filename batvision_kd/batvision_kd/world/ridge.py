@@ -1,7 +1,7 @@
 """The standing check of a world: can even a linear model hear depth in it, and does it need both ears?
 
 A ridge regression from a coarse spectrogram (16 bands x 81 frames x 2 ears) to the logarithm of a 9 x 16 depth map,
-fitted on train with its mirrored twin (facts, 2.6). In a world worth training on
+fitted on train with its mirrored twin. In a world worth training on
 
     RMSE: audio < mean map < audio of another sample,   swapped ears worse than audio,
 
@@ -117,8 +117,10 @@ def rmse(depth: np.ndarray, truth: Coarse) -> float:
 
 
 def _difference(depth: np.ndarray, truth: Coarse) -> np.ndarray:
-    """(S,) mean of the logarithm in the left half minus that in the right half, over measured pixels."""
+    """(S,) mean of the logarithm in the left half minus that in the right half, over measured pixels; 0
+    where a half has none."""
     half = depth.shape[2] // 2
-    masked = np.where(truth.valid, np.log(np.where(truth.valid, depth, 1)), np.nan)
-    means = [np.nanmean(part.reshape(len(part), -1), axis=1) for part in (masked[:, :, :half], masked[:, :, half:])]
-    return np.nan_to_num(means[0] - means[1])
+    logs = np.where(truth.valid, np.log(np.where(truth.valid, depth, 1)), 0)
+    sums, counts = ([part.sum((1, 2)) for part in (x[:, :, :half], x[:, :, half:])] for x in (logs, truth.valid))
+    left, right = (total / np.maximum(count, 1) for total, count in zip(sums, counts, strict=True))
+    return np.where((counts[0] > 0) & (counts[1] > 0), left - right, 0)
