@@ -84,7 +84,7 @@ def load_config(schema: type[S], files: Sequence[Path], overrides: Sequence[str]
         return schema.model_validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
         default = ", ".join(str(file) for file in files) or "no file given"
-        raise ConfigError(_explain(error, schema, origins, default)) from None
+        raise ConfigError(explain(error, schema, origins, default)) from None
 
 
 def merged(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _drop(data: dict[str, Any], key: str) -> None:
 # --- strict YAML ------------------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 scalars, without tags beyond the plain types, refusing duplicate keys."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's way: looked up on the class
@@ -174,18 +174,18 @@ class _Refused(yaml.MarkedYAMLError):
 
 def _add_scalars() -> None:
     for name, (form, first) in SCALARS.items():
-        for kind in (_Loader, _Dumper):
+        for kind in (StrictLoader, _Dumper):
             kind.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(f"^(?:{form})$"), first)
-    _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-    _Loader.add_constructor(None, _refuse_tag)
+    StrictLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+    StrictLoader.add_constructor(None, _refuse_tag)
 
 
-def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+def _construct_int(loader: StrictLoader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node)
     return int(text, 16) if text.startswith("0x") else int(text)  # `010` is ten, not YAML 1.1's eight
 
 
-def _refuse_tag(loader: _Loader, node: yaml.Node) -> None:
+def _refuse_tag(loader: StrictLoader, node: yaml.Node) -> None:
     tag = node.tag.replace("tag:yaml.org,2002:", "!!")
     raise _Refused(f"the tag {tag} is refused: a configuration holds plain values only", node.start_mark)
 
@@ -193,16 +193,17 @@ def _refuse_tag(loader: _Loader, node: yaml.Node) -> None:
 _add_scalars()
 
 
-def _parse(text: str, where: str) -> tuple[Any, dict[Location, int]]:
+def parse_text(text: str, where: str) -> tuple[Any, dict[Location, int]]:
     """The value of a YAML text, and the line of each key path in it."""
     try:
-        loader = _Loader(text)
+        loader = StrictLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None, {}
-        _expanded_size(node, {})
+        expanded_size(node, {})
         value = loader.construct_document(node)
-        return json.loads(json.dumps(value)), dict(_lines(node, ()))  # fresh objects: aliases share none, keys are text
+        fresh = json.loads(json.dumps(value))  # aliases share no object, keys are text
+        return fresh, dict(line_numbers(node, ()))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}:{mark.line + 1}" if mark else where
@@ -221,7 +222,7 @@ def _reason(error: yaml.MarkedYAMLError) -> str:
     return f"not readable as YAML: {error.problem}"
 
 
-def _expanded_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+def expanded_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
     """Number of nodes with all aliases written out; refuses more than MAX_NODES, and an alias inside its own anchor."""
     if id(node) in sizes:
         known = sizes[id(node)]
@@ -232,18 +233,19 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
     children = node.value if isinstance(node, yaml.CollectionNode) else []
     if isinstance(node, yaml.MappingNode):
         children = [child for pair in children for child in pair]
-    size = 1 + sum(_expanded_size(child, sizes) for child in children)
+    size = 1 + sum(expanded_size(child, sizes) for child in children)
     if size > MAX_NODES:
         raise _Refused(f"more than {MAX_NODES:,} values once its aliases are written out: refused", node.start_mark)
     sizes[id(node)] = size
     return size
 
 
-def _lines(node: yaml.Node, path: Location) -> Iterator[tuple[Location, int]]:
+def line_numbers(node: yaml.Node, path: Location) -> Iterator[tuple[Location, int]]:
+    """(key path below `path`, its line) of every key of a parsed YAML node."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             yield (*path, key.value), key.start_mark.line + 1
-            yield from _lines(value, (*path, key.value))
+            yield from line_numbers(value, (*path, key.value))
 
 
 # --- reading and merging ----------------------------------------------------------------------------------------------
@@ -258,7 +260,7 @@ def _read_file(file: Path) -> tuple[dict[str, Any], dict[Location, Origin]]:
         ) from None
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {file}: {error.strerror}; check the path") from None
-    value, lines = _parse(text, str(file))
+    value, lines = parse_text(text, str(file))
     if value is not None and not isinstance(value, dict):
         raise ConfigError(f"{file}: the top level is a {type(value).__name__}; it must be `key: value` lines")
     return value or {}, {path: Origin(f"{file}:{line}", file.parent) for path, line in lines.items()}
@@ -269,7 +271,7 @@ def _read_override(text: str) -> tuple[dict[str, Any], dict[Location, Origin]]:
     path = tuple(key.strip().split("."))
     if not equals or not all(path):
         raise ConfigError(f"--set {text}: write it as a.b=value, for example --set stage1.epochs=3")
-    data, _ = _parse(value, f"--set {text}")
+    data, _ = parse_text(value, f"--set {text}")
     for part in reversed(path):
         data = {part: data}
     return data, {path[: n + 1]: Origin("--set", Path.cwd()) for n in range(len(path))}
@@ -308,9 +310,10 @@ def _origin(origins: Mapping[Location, Origin], location: Location) -> Origin | 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def _explain(
+def explain(
     error: pydantic.ValidationError, schema: type[Schema], origins: Mapping[Location, Origin], default: str
 ) -> str:
+    """One line for each wrong setting: key, value, where it was set, the nearest valid name."""
     lines = [_explain_one(item, schema, origins, default) for item in error.errors(include_url=False)]
     title = "1 setting is wrong" if len(lines) == 1 else f"{len(lines)} settings are wrong"
     return "\n  ".join([f"{title}:", *lines])

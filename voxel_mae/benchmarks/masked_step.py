@@ -5,7 +5,8 @@
 Needs the real samples ($REAL_SAMPLES): full KITTI scans on the construction grid. A step is R-MAE's: encoder to conv4
 at full width, occupancy decoder and loss on dilated sites, backward, and the optimizer's step. Compared are the whole
 cloud, 20 % of the 10-degree sectors (a new draw each round), and 20 % of the voxels at random, which saves
-less because scattered voxels still reach most coarse sites. Target: whole / radial >= 2.5 (the random one is reported).
+less because scattered voxels still reach most coarse sites. Times are CPU times of the process, so that what else runs
+on the machine does not count. Target: whole / radial >= 2.5 (the random one is reported).
 """
 
 # V voxels
@@ -71,15 +72,15 @@ def masks(batch: VoxelBatch, grid: Grid, seed: int) -> dict[str, Tensor]:
 
 
 def stepper(pretrainer: Pretrainer, batch: VoxelBatch) -> Callable[[Tensor], float]:
-    """A function of the mask that does one training step and returns its seconds."""
+    """A function of the mask that does one training step and returns its CPU seconds."""
     optimizer = torch.optim.AdamW([p for p in pretrainer.parameters() if p.requires_grad], 1e-4)
 
     def step(keep: Tensor) -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         optimizer.zero_grad()
         pretrainer(batch, keep).losses["occupancy"].backward()
         optimizer.step()
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     return step
 

@@ -10,7 +10,8 @@ channels, 20 % of a full scan's 10-degree sectors visible:
 - sparse: this package's decoder on the dilated sites of stride 8, targets and all.
 
 Memory is the most that the process held during the action above what it held before (VmHWM of /proc/self/status, reset
-before each). Targets: >= 3 x faster and >= 10 x less memory, medians over rounds.
+before each); times are CPU times of the process, so that what else runs on the machine does not count. Targets: >= 3 x
+faster and >= 10 x less memory, medians over rounds.
 """
 
 # N sites, C channels; grids are (z, y, x)
@@ -111,13 +112,13 @@ def memory_bytes(field: str) -> int:
 
 
 def measured(action: Callable[[], float]) -> tuple[float, int]:
-    """Seconds, and bytes held at most above what was held before."""
+    """CPU seconds of the process, and bytes held at most above what was held before."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    before, start = memory_bytes("VmRSS"), time.perf_counter()
+    before, start = memory_bytes("VmRSS"), time.process_time()
     action()
-    return time.perf_counter() - start, memory_bytes("VmHWM") - before
+    return time.process_time() - start, memory_bytes("VmHWM") - before
 
 
 def row_of(frame: str, rounds: int) -> dict:

@@ -1,12 +1,15 @@
-"""The pretrainer: Phase 1 equals R-MAE bit for bit, exact resume, and traps T8, T9, T13, T15, T20."""
+"""The pretrainer: Phase 1 equals R-MAE bit for bit, exact resume, and traps T8, T9, T13, T15, T20, T33."""
 
+import ast
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from sparse_cases import Cloud, cloud, empty_cloud, half, toy_backbone
 
+import voxel_mae
 from shared.errors import DataError
 from voxel_mae import mlfr
 from voxel_mae.pretraining import Pretrainer, PretrainSettings
@@ -140,6 +143,18 @@ def test_an_error_in_a_term_stays_an_error(monkeypatch):
     monkeypatch.setattr(mlfr, "distance", broken)
     with pytest.raises(RuntimeError, match="broken term"):
         build()(cloud(), half(300))
+
+
+HOT = ("pretraining", "occupancy", "mlfr", "contrast", "frame_level", "teacher", "backbone", "head", "assignment",
+       "detection_loss", "engine/epochs")  # fmt: skip
+
+
+@pytest.mark.parametrize("module", HOT)
+def test_no_term_is_printed_or_read_to_the_host_in_a_step(module):
+    """Trap T33: reading one number stops the device; the loop reads once, for all."""
+    tree = ast.parse((Path(voxel_mae.__file__).parent / f"{module}.py").read_text())
+    called = {ast.unparse(node.func).rpartition(".")[2] for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not called & {"print", "item", "tolist", "numpy"}
 
 
 def test_labels_are_never_read():

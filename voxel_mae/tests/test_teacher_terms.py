@@ -6,6 +6,7 @@ import pytest
 import torch
 from sparse_cases import cloud, half, sites, toy_backbone
 
+from shared.run import World
 from voxel_mae.contrast import (
     VoxelContrast,
     VoxelContrastSettings,
@@ -15,7 +16,7 @@ from voxel_mae.contrast import (
     mean,
     relations,
 )
-from voxel_mae.frame_level import FrameContrast, FrameContrastSettings, Vectors, max_pooled
+from voxel_mae.frame_level import FrameContrast, FrameContrastSettings, Vectors, max_pooled, of_all
 from voxel_mae.mlfr import MlfrSettings, MultiLevelReconstruction, distance
 from voxel_mae.sparse import sparse_tensor
 from voxel_mae.teacher import Teacher, TeacherSettings, cosine_momentum, move_towards, similarity
@@ -300,6 +301,21 @@ def test_more_rows_than_the_queue_holds_keep_the_last():
     term, many = frame_term(), vectors(7, 0)
     term.push(many)
     assert {tuple(r) for r in term.queue_teacher.tolist()} == {tuple(r) for r in many.teacher[-4:].tolist()}
+
+
+def test_two_processes_remember_the_clouds_of_both_in_the_batchs_order():
+    """Also of a last batch that does not divide: 3 clouds on the first process, 2 on the second."""
+
+    class Two(World):
+        def gather(self, value):
+            return shares
+
+    batch = vectors(5, 0, [True, True, False, True, True])
+    shares = [Vectors(*(part[rank::2] for part in batch)) for rank in range(2)]
+    for rank in range(2):
+        found = of_all(shares[rank], Two(rank, 2))
+        assert all(torch.equal(one, whole) for one, whole in zip(found, batch, strict=True))
+    assert of_all(batch, World()) is batch
 
 
 def test_clouds_without_voxels_are_not_remembered():

@@ -4,15 +4,17 @@ import os
 from pathlib import Path
 
 import pytest
-from vox_samples import prepare_work
+from vox_samples import arguments, prepare_work
 
 from shared.errors import ConfigError
-from voxel_mae.config import PACKAGE_ROOT, Experiment, without_effect
+from voxel_mae import commands
+from voxel_mae.config import PACKAGE_ROOT, Experiment
 from voxel_mae.differential_lr import ratios
 from voxel_mae.engine.network import build_network, loss_weights, masking_of
 from voxel_mae.engine.sources import augmentation_of, grid_of
 from voxel_mae.flags import parse_config
 from voxel_mae.pcdet_yaml import find_config, load_experiment, output_group, read_settings
+from voxel_mae.unused_keys import MASKING_KEYS, unread_by_masking, without_effect
 
 MODELS = PACKAGE_ROOT / "cfgs/custom_models"
 NAME = "rmae_cmae_isarc_4class_{}.yaml"
@@ -91,6 +93,7 @@ def test_the_data_set_is_the_facts_sheets():
 
 
 def test_phase_2_weighs_the_sum_of_the_teachers_terms():
+    """Trap T10: LOSS_CONFIG at the root reaches every term."""
     assert loss_weights(load_experiment(PRETRAIN)) == {"occupancy": 1.0}
     assert loss_weights(load_experiment(PHASE_2)) == {"occupancy": 1.0, "mlfr": 1.0, "voxel": 0.6, "frame": 0.3}
     half = load_experiment(PHASE_2, ["LOSS_CONFIG.TEACHER_STUDENT_WEIGHT", "0.5"])
@@ -107,6 +110,43 @@ def test_phase_2_weighs_the_sum_of_the_teachers_terms():
 )
 def test_every_masking_key_reaches_the_mask(key, text, field, value):
     assert getattr(masking_of(load_experiment(PRETRAIN, [B + key, text]).MODEL.BACKBONE_3D), field) == value
+
+
+# A second value of every masking key, together with what must change with it.
+OTHER_VALUES = {
+    "MASKED_RATIO": [B + "MASKED_RATIO", "0.6"],
+    "NUM_ANGULAR_GROUPS": [B + "NUM_ANGULAR_GROUPS", "72", B + "ANGULAR_GROUP_SIZE", "5"],
+    "ANGULAR_GROUP_SIZE": [B + "NUM_ANGULAR_GROUPS", "18", B + "ANGULAR_GROUP_SIZE", "20"],
+    "RADIAL_LEAST_KEEP": [B + "RADIAL_LEAST_KEEP", "0.05"],
+    "RANGE_AWARE_LIMITS": [B + "RANGE_AWARE_LIMITS", "[20, 40]"],
+    "RANGE_AWARE_EXTRA_KEEP": [B + "RANGE_AWARE_EXTRA_KEEP", "[0, 0.1, 0.2]"],
+    "DISTANCE_THRESHOLDS": [B + "DISTANCE_THRESHOLDS", "[5, 20]"],
+    "RANGE_MASK_PROBS": [B + "RANGE_MASK_PROBS", "{MID: 0.3}"],
+}
+SWITCHES = ("ENABLE_2STAGE_MASKING", "USE_BERNOULLI_MASKING", "CALIBRATED_MASKING")
+KINDS = {"two_stage": "110", "range_only": "010", "range_aware": "100", "radial": "000", "calibrated": "111"}
+
+
+@pytest.mark.parametrize("key", MASKING_KEYS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_masking_key_changes_the_mask_or_is_named_as_unread(kind, key):
+    """Trap T2, no dead key: ENABLE_2STAGE_MASKING without USE_BERNOULLI_MASKING is range_aware, which reads no
+    RANGE_MASK_PROBS, and a run that gives them says so."""
+    switches = [word for name, on in zip(SWITCHES, KINDS[kind], strict=True) for word in (B + name, str(on == "1"))]
+    sets = [*switches, *OTHER_VALUES[key]]
+    plain, changed = (load_experiment(PRETRAIN, one) for one in (switches, sets))
+    assert changed.MODEL.BACKBONE_3D.masking == kind
+    moved = masking_of(plain.MODEL.BACKBONE_3D) != masking_of(changed.MODEL.BACKBONE_3D)
+    unread = unread_by_masking(changed, read_settings(PRETRAIN, sets).data)
+    assert (B + key in unread) != moved
+
+
+def test_a_run_names_the_keys_that_its_masking_does_not_read(tmp_path, capsys):
+    work = prepare_work(tmp_path / "work")
+    sets = [B + "USE_BERNOULLI_MASKING", "false", B + "RANGE_MASK_PROBS", "{NEAR: 0.4}"]
+    argv = arguments(work, "pretrain", *sets, "--epochs", "1")
+    assert commands.main(commands.PRETRAIN, argv) == 0
+    assert f"the masking is range_aware, which does not read {B}RANGE_MASK_PROBS" in capsys.readouterr().out
 
 
 def test_the_switches_choose_the_masking_and_detection_has_none():
@@ -171,6 +211,14 @@ def test_wrong_settings_are_told_with_the_remedy(key, value, told):
     assert told in refused(PRETRAIN, key, value)
 
 
+def test_r_maes_rule_for_few_voxels_must_not_replace_every_mask():
+    radial = [B + "USE_BERNOULLI_MASKING", "False", B + "ENABLE_2STAGE_MASKING", "False", B + "MASKED_RATIO"]
+    told = refused(PRETRAIN, *radial, "0.95")
+    assert "RADIAL_LEAST_KEEP = 0.1" in told and "every mask would be a random 0.1 of the voxels" in told
+    load_experiment(PRETRAIN, [*radial, "0.95", B + "RADIAL_LEAST_KEEP", "0.0"])
+    load_experiment(PRETRAIN, [*radial, "0.9"])  # R-MAE's own on nuScenes
+
+
 def test_keys_of_openpcdet_without_effect_are_accepted_and_named():
     named = without_effect(Experiment, read_settings(FINETUNE).data)
     assert named == [O + name for name in ("MOMENTUM", "DECAY_STEP_LIST", "LR_DECAY", "LR_CLIP", "LR_WARMUP",
@@ -199,6 +247,7 @@ def test_hostile_or_broken_yaml_is_refused(tmp_path, text):
 
 
 def test_every_way_to_write_the_file_gives_one_output_folder(monkeypatch, tmp_path):
+    """Trap T30."""
     relative = PRETRAIN.relative_to(PACKAGE_ROOT)
     outputs = set()
     for cwd in (PACKAGE_ROOT, PACKAGE_ROOT / "tools", tmp_path):

@@ -162,6 +162,26 @@ def test_a_root_that_is_set_and_missing_is_an_error_and_never_the_embedded_world
     assert "nowhere" in captured.err and "EMBEDDED" not in captured.out
 
 
+def test_judged_frames_without_labels_are_told_before_anything_is_trained(tmp_path, capsys):
+    """By train.py before its first step, and by test.py; pretraining judges without labels."""
+    work = prepare_work(tmp_path / "work")
+    once = ["--epochs", "1", "--num_epochs_to_eval", "0"]
+    assert commands.main(commands.TRAIN, arguments(work, "finetune", *once, "--extra_tag", "whole")) == 0
+    capsys.readouterr()
+    for path in sorted((work / "site/labels").glob("*.txt"))[-2:]:
+        path.unlink()
+    told = "2 of the 3 frames of val have no labels, the first is drive7_007"
+    assert commands.main(commands.TRAIN, arguments(work, "finetune", *once)) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err and "epochs of" not in captured.out
+    assert not (run_folder(work, "finetune") / "ckpt").exists()
+    weights = run_folder(work, "finetune", "whole") / "ckpt/checkpoint_epoch_1.pth"
+    assert commands.main(commands.TEST, _judging(work, "--ckpt", str(weights))) == 2
+    assert told in capsys.readouterr().err
+    assert commands.main(commands.PRETRAIN, arguments(work, "pretrain", *once)) == 0
+    assert "training: 6 frames of train, straight from the folder, not prepared; judging: 3" in capsys.readouterr().out
+
+
 def test_validate_lists_every_problem(tmp_path, capsys):
     work = prepare_work(tmp_path / "work")
     assert commands.main(commands.TRAIN, arguments(work, "finetune", "--validate")) == 0

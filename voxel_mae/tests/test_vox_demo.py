@@ -1,10 +1,14 @@
 """demo.py with one cloud: any kind of file, its picture, its page, and what is said of a wrong one."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 
 from voxel_mae.data.dataset import Frame
 from voxel_mae.demo_command import chosen_frames, columns_of, frame_view, main
+from voxel_mae.demo_report import Stage, write_report
 
 POINTS = np.random.default_rng(0).normal(0, 5, (50, 4)).astype(np.float32)
 PCD = """VERSION 0.7
@@ -62,6 +66,29 @@ def test_columns_by_kind(tmp_path):
     np.save(tmp_path / "three.npy", POINTS[:, :3])
     assert columns_of(tmp_path / "three.npy") == ("x", "y", "z")
     assert len(columns_of(tmp_path / "k.bin")) == 4 and len(columns_of(tmp_path / "n.pcd.bin")) == 5
+
+
+def stage(folder, name, scores, records):
+    (folder / name).mkdir()
+    (folder / name / "scores.json").write_text(json.dumps(scores))
+    lines = [json.dumps({"step": step, "split": f"{name}/epoch", **records}) for step in (5, 10)]
+    (folder / name / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return Stage(folder / name, folder / "x.pth", folder / name, 12.0)
+
+
+def test_the_report_says_in_words_and_decimals_what_came_out(tmp_path):
+    means = {"occupancy": 0.3136, "occupancy_entropy": 0.5349, "occupancy_excess": -0.2213, "occupancy_sites": 7323.5}
+    before = stage(tmp_path, "pretrain", {"means": means, "frames": 24}, means)
+    ap = {name: {"all": value} for name, value in (("grader", 0.25), ("roller", None), ("mAP", 0.25))}
+    scores = {"mark": "made up", "ap": {"R40": {"bev": ap, "3d": ap}}, "iou": {"grader": 0.5, "roller": 0.5},
+              "objects": {"grader": {"all": 7}, "roller": {"all": 0}}, "frames": 24}  # fmt: skip
+    after = stage(tmp_path, "finetune", scores, {"cls": 1.0, "loc": 2.0})
+    write_report(tmp_path / "report.html", before, after, [], 30.0)
+    page = re.sub(r"<[^>]+>", " ", re.sub(r'src="[^"]*"', "", (tmp_path / "report.html").read_text()))
+    words = " ".join(page.split())
+    for told in ("made up", "occupied? 0.314", "the best constant answer 0.535", "something was learnt -0.221",
+                 "grader 7 0.5 25.0 % 25.0 %", "roller 0 0.5 - -", "mAP 25.0 % 25.0 %"):  # fmt: skip
+        assert told in words, (told, words)
 
 
 class Labelled:

@@ -86,6 +86,13 @@ def test_pretrainings_come_before_the_arms_that_start_from_them():
     assert len({piece.tag for piece in pieces}) == len(pieces)
 
 
+def test_the_headlines_runs_are_the_default_plans():
+    default, headline = read_plan(DEFAULT_PLAN), read_plan(PLANS / "headline.yaml")
+    assert set(headline.pieces()) <= set(default.pieces())
+    for piece in headline.pieces():
+        assert arguments(headline, piece, Path("output")) == arguments(default, piece, Path("output"))
+
+
 def test_the_maskings_compared_are_what_their_names_say():
     plan = read_plan(DEFAULT_PLAN)
     kinds = {name: parse_config(piece.program, arguments(plan, piece, Path("output"))).experiment

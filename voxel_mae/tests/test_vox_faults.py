@@ -1,5 +1,8 @@
 """Both trainings under the faults of `shared.faults`; the whole suites are slow, a few cases always run.
 
+Traps T32 (a resumed run equals an uncut one, a broken file is told) and T34 (a non-finite loss stops all processes and
+names the frames) are cases of the suites.
+
 The pretraining is Phase 2's: its teacher, projectors and queues stand in the model's state, and with it in every
 comparison of a cut run with an uncut one.
 """
@@ -122,6 +125,17 @@ def test_two_processes_fine_tune_together(prepared_work, tmp_path):
     folder = run_folder(work, "finetune")
     assert json.loads((folder / "eval/eval_with_train/epoch_1/val/scores.json").read_text())["frames"] == 3
     assert checkpoint.load(folder / "ckpt/checkpoint_epoch_1.pth")["it"] == 3
+
+
+def test_two_processes_pretrain_with_queues_of_all_clouds(prepared_work, tmp_path):
+    """Each process alone would remember 3 of the 6 clouds of an epoch."""
+    work = Path(shutil.copytree(prepared_work, tmp_path / "work"))
+    one = replace(PRETRAIN, argv=lambda work: [*PRETRAIN.argv(work), "--epochs", "1", "--num_epochs_to_eval", "0"])
+    for ended in start_world(one, work):
+        assert ended.code == 0, ended.output[-3000:]
+    state = checkpoint.load(run_folder(work, "pretrain") / "ckpt/checkpoint_epoch_1.pth")["model_state"]
+    assert int(state["pretrainer.frame.written"]) == 6
+    assert (state["pretrainer.frame.queue_teacher"].norm(dim=1) > 0.99).all()
 
 
 @pytest.mark.slow

@@ -134,6 +134,20 @@ def test_radial_counts_only_sectors_that_hold_something():
     assert len(set(sector[keep_of(batch, Radial(0.8)).numpy()])) == 2
 
 
+def test_sectors_that_hold_too_little_give_way_to_a_random_share():
+    """R-MAE's rule: most voxels in one sector, so that a draw without it keeps less than a tenth."""
+    angle = np.r_[np.full(1900, 0.05), np.linspace(-3.1, 3.1, 100)]
+    polar = Polar(torch.from_numpy(np.cos(angle)), torch.from_numpy(np.sin(angle)))
+    crowded = polar.sectors(36) == polar.sectors(36)[0]
+    seen = set()
+    for i in range(40):
+        plain, ruled = (Radial(0.8, 36, least).draw(polar, mask_rng(0, 0, i)) for least in (0.0, 0.1))
+        lucky = bool(plain[crowded].all())
+        seen.add(lucky)
+        assert (plain == ruled).all() if lucky else ruled.sum() == 200 and 150 < ruled[crowded].sum() < 200
+    assert seen == {True, False}
+
+
 def test_every_sector_has_the_same_chance():
     polar = random_polar(4000)
     sector, kept = polar.sectors(36), np.zeros(36)
@@ -186,7 +200,7 @@ def test_the_chance_of_a_calibrated_sector():
 
 
 CHANGES = {
-    "radial": [{"ratio": 0.6}, {"sectors": 360}],
+    "radial": [{"ratio": 0.6}, {"sectors": 360}, {"least_keep": 0.9}],
     "range_aware": [{"ratio": 0.6}, {"sectors": 360}, {"sectors": None}, {"bands_m": (4.0, 10.0)},
                     {"extra_keep": (0.5, 0.2, 0.4)}],
     "range_only": [{"bands_m": (4.0, 12.0)}, *[{"mask_probs": p} for p in ((0.2, 0.75, 0.9), (0.5, 0.2, 0.9))]],
@@ -300,6 +314,7 @@ def test_realised_shares_are_counted_by_band_and_over_the_batch():
         (lambda: Radial(0.0), "leave the masking out"),
         (lambda: TwoStage(1.0), "between 0 and 1"),
         (lambda: Radial(sectors=1), "1 sectors"),
+        (lambda: Radial(least_keep=1.0), "least_keep 1.0"),
         (lambda: TwoStage(mask_probs=(0.5, 0.75)), "2 mask_probs for 2 distance limits"),
         (lambda: RangeOnly((30, 10)), "ascend"),
         (lambda: RangeOnly((10, math.inf)), "ascend"),

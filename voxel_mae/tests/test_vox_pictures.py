@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from voxel_mae.pictures import (
+    CLASS_COLOURS,
     OccupancyView,
     View,
     _blocks,
@@ -18,6 +19,7 @@ from voxel_mae.pictures import (
     occupancy_figure,
     outcome,
     similarity_figure,
+    summary_figure,
 )
 from voxel_mae.viewer import MOST_POINTS, viewer_html, write_viewer
 
@@ -59,7 +61,10 @@ def test_boxes_are_drawn_where_they_stand():
 
 def test_detections_carry_class_and_score_and_the_mark_stands_above():
     figure = detections_figure([view(), view(found=np.zeros((0, 7)), found_names=[], scores=[])], mark="no real data")
-    assert [text.get_text() for text in figure.axes[0].texts] == ["roller 0.80"] and not figure.axes[1].texts
+    (score,) = figure.axes[0].texts
+    assert (score.get_text(), score.get_color()) == ("0.80", CLASS_COLOURS["roller"]) and not figure.axes[1].texts
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["grader", "roller", "label", "detection, with score"]
     assert figure._suptitle.get_text() == "no real data"
 
 
@@ -76,9 +81,19 @@ def test_empty_clouds_and_levels_can_be_drawn(tmp_path):
 def test_occupancy_shows_probabilities_and_mistakes():
     blocks = np.array([[0.8, 0.8], [2.4, 0.8]])
     shown = OccupancyView("a", blocks, blocks, blocks, np.array([0.9, 0.2]), np.array([True, True]), 1.6)
-    panels = occupancy_figure(shown).axes
+    panels = occupancy_figure(shown).axes[:4]  # the others are the colours' scales
     assert panels[1].images[0].get_array().ravel().tolist() == [0.9, 0.2]
     assert panels[3].images[0].get_array().ravel().tolist() == [1, 2]  # found, missed
+
+
+def test_the_summary_shows_one_frame_masked_answered_and_detected():
+    blocks = np.array([[0.8, 0.8], [2.4, 0.8]])
+    masked = OccupancyView("a", blocks, np.tile(blocks, (3, 1)), blocks, np.array([0.9, 0.2]), np.ones(2, bool), 1.6)
+    figure = summary_figure(masked, view(), "no real data")
+    assert "sees 25% of the voxels" in figure.axes[0].get_title()
+    assert figure.axes[1].images[0].get_array().ravel().tolist() == [0.9, 0.2]
+    assert [text.get_text() for text in figure.axes[2].texts] == ["0.80"]
+    assert len({panel.get_xlim() for panel in figure.axes[:3]}) == 1
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def train(request: Request, sources: Sources, world: World) -> dict:
     settings, run = open_run(request, world)
     with run:
         stage = settings.experiment.stage
+        run.log.info("%s: %s", sources.root.path, sources.described())
         _record_data(run, sources, settings.experiment.SEED)
         if run.is_done(stage):
             run.log.info("%s is finished. Another --extra_tag trains beside it.", run.path)

@@ -1,16 +1,16 @@
 """The configuration: OpenPCDet's keys as one typed, frozen tree.
 
-    config = load_experiment(Path("cfgs/custom_models/x.yaml"), [("OPTIMIZATION.LR", "0.002")])     # pcdet_yaml
+    config = load_experiment(Path("cfgs/custom_models/x.yaml"), ["OPTIMIZATION.LR", "0.002"])       # pcdet_yaml
     config.MODEL.BACKBONE_3D.MASKED_RATIO
 
 Names are OpenPCDet's and the design note's; keys of our own say so in their comment. What a value means together with
 others (list lengths, ranges, classes) is checked in `config_checks`. A key that OpenPCDet knows and that has no effect
-here is a `NoEffect` field: it is accepted, and one warning a run names all that were given. Any other unknown key is an
-error.
+here is a `NoEffect` field: it is accepted, and one warning a run names all that were given (`unused_keys`). Any other
+unknown key is an error.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -30,11 +30,11 @@ Range6 = tuple[float, float, float, float, float, float]  # x, y, z from, then x
 Feature = Literal["x", "y", "z", "intensity", "ring", "elongation", "timestamp"]
 
 
-class _Ignored:
+class Ignored:
     """Marks a field that is accepted for OpenPCDet's sake and has no effect."""
 
 
-NoEffect = Annotated[Any, _Ignored()]
+NoEffect = Annotated[Any, Ignored()]
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -213,6 +213,7 @@ class Backbone(Schema):
     USE_BERNOULLI_MASKING: bool = False
     ENABLE_2STAGE_MASKING: bool = False
     CALIBRATED_MASKING: bool = False  # ours: sectors are kept so often that the expected kept share is 1 - MASKED_RATIO
+    RADIAL_LEAST_KEEP: Share = 0.1  # ours: R-MAE's rule; sectors with fewer voxels give way to so many at random
     RANGE_AWARE_LIMITS: tuple[Positive, ...] = (30.0, 50.0)  # ours: metres; masking range_aware, as the next
     RANGE_AWARE_EXTRA_KEEP: tuple[Probability, ...] = (0.0, 0.2, 0.4)  # kept beside 1 - MASKED_RATIO, band by band
     OCCUPANCY_SITES: Literal["Q1", "Q2", "Q4"] = "Q2"  # ours: where occupancy is asked (see occupancy)
@@ -380,26 +381,3 @@ class Experiment(Schema):
     @property
     def stage(self) -> Literal["pretrain", "finetune"]:
         return "pretrain" if self.pretraining else "finetune"
-
-
-# --- keys without effect ----------------------------------------------------------------------------------------------
-
-
-def without_effect(schema: type[Schema], data: Any, prefix: str = "") -> list[str]:
-    """Dotted names of the given keys (values other than null) that are accepted and ignored; `data` is plain."""
-    found: list[str] = []
-    for name, field in schema.model_fields.items():
-        if not isinstance(data, dict) or data.get(name) is None:
-            continue
-        if any(isinstance(mark, _Ignored) for mark in field.metadata):
-            found.append(prefix + name)
-        for model in _schemas_in(field.annotation):
-            parts = data[name] if isinstance(data[name], list) else [data[name]]
-            found += [one for part in parts for one in without_effect(model, part, f"{prefix}{name}.")]
-    return list(dict.fromkeys(found))
-
-
-def _schemas_in(annotation: Any) -> list[type[Schema]]:
-    if isinstance(annotation, type) and issubclass(annotation, Schema):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _schemas_in(part)]

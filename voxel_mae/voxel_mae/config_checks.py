@@ -130,6 +130,20 @@ def _sectors(data: Data) -> Iterator[str]:
         yield f"{path}.DISTANCE_THRESHOLDS = {thresholds}: the first must be below the second"
 
 
+def _least_keep(data: Data) -> Iterator[str]:
+    """R-MAE's rule is for unlucky draws; it must not replace every draw."""
+    path = "MODEL.BACKBONE_3D"
+    names = ("MASKED_RATIO", "USE_BERNOULLI_MASKING", "ENABLE_2STAGE_MASKING", "RADIAL_LEAST_KEEP")
+    ratio, *switches, least = (at(data, f"{path}.{name}") for name in names)
+    least = 0.1 if least is None else least
+    if any(switches) or not _is_numbers([ratio, least]) or ratio + least <= 1 + 1e-9:
+        return
+    yield (
+        f"{path}.RADIAL_LEAST_KEEP = {least}: sectors kept under MASKED_RATIO {ratio} hold less, so that every mask "
+        f"would be a random {least:g} of the voxels instead; write RADIAL_LEAST_KEEP: 0.0"
+    )
+
+
 def _channels(data: Data) -> Iterator[str]:
     path = "MODEL.BACKBONE_3D.CHANNELS"
     widths = at(data, path)
@@ -272,7 +286,7 @@ def _judged_classes(data: Data) -> Iterator[str]:
 
 
 CHECKS: tuple[Check, ...] = (
-    _range, _cells, _features, _database_features, _sampled_classes, _kitti_names, _sectors, _channels, _modes,
-    _weights, _teacher_terms, _scales, _head_classes, _head_width, _code_weights, _centre_range, _nms, _rectifier,
-    _judged_classes,
+    _range, _cells, _features, _database_features, _sampled_classes, _kitti_names, _sectors, _least_keep, _channels,
+    _modes, _weights, _teacher_terms, _scales, _head_classes, _head_width, _code_weights, _centre_range, _nms,
+    _rectifier, _judged_classes,
 )  # fmt: skip

@@ -8,23 +8,21 @@ detections, and cloud.html, which turns in a browser. The trainings are ordinary
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shared.errors import DataError, UserError
-from shared.report import Report, curves
 from shared.run import World, run_command
 from shared.storage import storage_error
 
 from .config import PACKAGE_ROOT
 from .data.clouds import KITTI_FEATURES, NUSCENES_FEATURES, read_cloud
+from .demo_report import Stage, write_report
 from .pictures import View, detections_figure, occupancy_figure, similarity_figure
 from .viewer import write_viewer
 
@@ -32,6 +30,12 @@ PRETRAIN_CFG, FINETUNE_CFG = "cfgs/custom_models/demo_pretrain.yaml", "cfgs/cust
 TAG = "demo"
 SHOWN = 4  # validation frames with detections
 WITHOUT_CLASSES = ("x", "y", "z")
+OCCUPANCY = ("A masked validation frame, reconstructed, from above: each square shows the most probable block of its "
+             "column, ground included. Where there is no square, the student was not asked.")  # fmt: skip
+MASKINGS = ("Every masking at its default values, on the same frame: kept voxels in colour, the others grey, and the "
+            "share that is kept at each distance.")  # fmt: skip
+SIMILARITY = ("How alike the student, which sees the masked cloud, and the teacher, which sees all of it, describe the "
+              "places that both have: the cosine of their features, level by level, 1 being the same.")  # fmt: skip
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -126,16 +130,6 @@ def _with_detections(view: View, ckpt: Path, columns: Sequence[str], least: floa
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A finished training: its folder, last checkpoint, last evaluation, and the seconds this command spent on it."""
-
-    folder: Path
-    checkpoint: Path
-    evaluation: Path
-    seconds: float
-
-
 def run_all(args: argparse.Namespace) -> int:
     """World, pretraining, fine-tuning, evaluation, pictures."""
     from . import commands
@@ -146,7 +140,7 @@ def run_all(args: argparse.Namespace) -> int:
     tuned = _stage(args, commands.TRAIN, FINETUNE_CFG, epochs[1], pretrained.checkpoint)
     pictures = draw_all(pretrained, tuned, folder, args.score)
     seconds = time.monotonic() - started
-    _write_report(folder / "report.html", pretrained, tuned, pictures, seconds)
+    write_report(folder / "report.html", pretrained, tuned, pictures, seconds)
     print(f"demo: {seconds:.0f} s; wrote {folder / 'report.html'}")
     return 0
 
@@ -154,45 +148,60 @@ def run_all(args: argparse.Namespace) -> int:
 def _stage(args: argparse.Namespace, program: str, cfg: str, epochs: int | None, weights: Path | None = None) -> Stage:
     """Run one of tools/ to its end; what is finished already is only looked up."""
     from . import commands
-    from .engine.checkpoints import FOLDER, epoch_of, list_checkpoints
 
-    argv = ["--cfg_file", cfg, "--extra_tag", TAG, "--workers", "1", "--output_dir", str(args.output_dir)]
+    argv = [*_shared_words(cfg, args.output_dir), "--workers", "1"]
     argv += ["--epochs", str(epochs)] if epochs else []
     argv += ["--pretrained_model", str(weights)] if weights else []
     argv += ["--set", *args.settings] if args.settings else []
     started = time.monotonic()
     commands.execute(program, argv)
-    request = commands.parse_config(program, argv)
-    folder = request.output / TAG
-    last = list_checkpoints(folder / FOLDER)[-1]
-    split = request.experiment.DATA_CONFIG.DATA_SPLIT.test
-    evaluation = folder / "eval/eval_with_train" / f"epoch_{epoch_of(last)}" / split
-    return Stage(folder, last, evaluation, time.monotonic() - started)
+    return finished(program, cfg, args.output_dir, time.monotonic() - started)
+
+
+def _shared_words(cfg: str, output_dir: Path) -> list[str]:
+    return ["--cfg_file", cfg, "--extra_tag", TAG, "--output_dir", str(output_dir)]
+
+
+def finished(program: str, cfg: str, output_dir: Path = Path("output"), seconds: float = 0.0) -> Stage:
+    """A stage of the demo that was trained before. UserError when it was not."""
+    from . import commands
+    from .engine.checkpoints import FOLDER, epoch_of, list_checkpoints
+
+    request = commands.parse_config(program, _shared_words(cfg, output_dir))
+    folder, split = request.output / TAG, request.experiment.DATA_CONFIG.DATA_SPLIT.test
+    checkpoints = list_checkpoints(folder / FOLDER)
+    if not checkpoints:
+        raise UserError(f"{folder / FOLDER} holds no checkpoint: run `python demo.py` first")
+    last = checkpoints[-1]
+    return Stage(folder, last, folder / "eval/eval_with_train" / f"epoch_{epoch_of(last)}" / split, seconds)
 
 
 def draw_all(pretrained: Stage, tuned: Stage, folder: Path, least: float) -> list[tuple[Path, str]]:
     """The pictures of both stages: (path, caption). The frame that shows pretraining is the one with most boxes."""
     from .engine.sources import open_sources
     from .inspection import open_checkpoint, pretraining_views
+    from .masking_pictures import draw_cloud
     from .results import read_results
 
     student, detector = open_checkpoint(pretrained.checkpoint), open_checkpoint(tuned.checkpoint)
     sources = open_sources(detector.experiment, World())
     chosen = chosen_frames(sources.val, SHOWN)
     view, levels = pretraining_views(student, (0, chosen[0]), sources.val[chosen[0]])
-    figures = {"occupancy": (occupancy_figure(view, sources.mark), "A masked validation frame, reconstructed.")}
+    figures = {"occupancy": (occupancy_figure(view, sources.mark), OCCUPANCY)}
     if levels:
         sites = {name: student.site_m(name) for name in levels}
-        figures["similarity"] = (similarity_figure(levels, sites, sources.mark), "How alike student (masked cloud) and "
-                                 "teacher (whole cloud) see the places that both have.")  # fmt: skip
+        figures["similarity"] = (similarity_figure(levels, sites, sources.mark), SIMILARITY)
     classes, found = read_results(tuned.evaluation / "result.json")
     views = [frame_view(sources.val[index], classes, found, least) for index in chosen]
-    caption = f"Labels coloured by class, detections above {least:g} dashed in blue."
+    caption = f"Labels (solid) and detections of score {least:g} and above (dashed) in the colour of their class: "
+    caption += "where a dashed outline has another colour than the solid one beneath, the class is wrong."
     figures["detections"] = (detections_figure(views, sources.mark), caption)
     write_viewer(folder / "cloud.html", views[0], sources.mark)
     for name, (figure, _) in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
-    return [(folder / f"{name}.png", caption) for name, (_, caption) in figures.items()]
+    drawn = [(folder / f"{name}.png", caption) for name, (_, caption) in figures.items()]
+    draw_cloud(sources.val[chosen[0]].points, student.grid, folder / "maskings.png", note=sources.mark)
+    return [*drawn, (folder / "maskings.png", MASKINGS)]
 
 
 def chosen_frames(data: Any, count: int) -> list[int]:
@@ -219,32 +228,6 @@ def frame_view(frame: Any, classes: Sequence[str], found: dict[str, dict[str, np
         [classes[label - 1] for label in one["labels"][kept]],
         one["scores"][kept].tolist(),
     )
-
-
-def _write_report(path: Path, pretrained: Stage, tuned: Stage, pictures, seconds: float) -> None:
-    scores = {name: json.loads((stage.evaluation / "scores.json").read_text(encoding="utf-8"))
-              for name, stage in (("pretrained", pretrained), ("tuned", tuned))}  # fmt: skip
-    means, ap = scores["pretrained"]["means"], scores["tuned"]["ap"]["R40"]
-    spent = f"{seconds:.0f} s: pretraining {pretrained.seconds:.0f} s, fine-tuning {tuned.seconds:.0f} s"
-    report = Report("Masked pretraining and detection: the demo", scores["tuned"]["mark"] or None, spent)
-    report.highlights({"mAP R40, bird's eye": _percent(ap["bev"]["mAP"]["all"]),
-                       "mAP R40, 3D": _percent(ap["3d"]["mAP"]["all"]),
-                       "occupancy loss above a constant's": f"{means['occupancy_excess']:+.3f}"})  # fmt: skip
-    report.heading("Detection on validation frames")
-    rows = [[name, _percent(ap["bev"][name]["all"]), _percent(ap["3d"][name]["all"])] for name in ap["bev"]]
-    report.table(["class", "AP bird's eye", "AP 3D"], rows, f"R40, at IoU {scores['tuned']['iou']}")
-    report.heading("Pretraining on held-out frames")
-    report.table(["", "value"], [[name, value] for name, value in means.items()], "occupancy_excess: loss minus the "
-                 "entropy of the best constant predictor, below 0 something was learnt.")  # fmt: skip
-    report.heading("Pictures")
-    for picture, caption in pictures:
-        report.figure(picture, caption)
-    report.figure(curves(pretrained.folder / "metrics.jsonl", ["occupancy"]), "Pretraining: occupancy loss.")
-    report.write(path)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 if __name__ == "__main__":

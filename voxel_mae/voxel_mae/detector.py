@@ -69,7 +69,7 @@ class RMAECMAEDetectorPhase1(nn.Module):
         world: World | None = None,
     ):
         """total_steps: of the pretraining run (the teacher's momentum). world: the processes whose boxes are counted
-        together when a loss is divided.
+        together when a loss is divided, and whose clouds share the queues of pretraining.
 
         Raises ConfigError when settings contradict each other, the grid or the backbone.
         """
@@ -80,7 +80,7 @@ class RMAECMAEDetectorPhase1(nn.Module):
         self.register_buffer("grid_range_m", torch.tensor(grid.range_m, dtype=torch.float64))
         self.register_buffer("grid_voxel_m", torch.tensor(grid.voxel_m, dtype=torch.float64))
         if pretraining is not None:
-            self.pretrainer = Pretrainer(backbone, pretraining, total_steps=total_steps)
+            self.pretrainer = Pretrainer(backbone, pretraining, total_steps=total_steps, world=world)
             return
         check_settings(detection, grid, backbone.bev_features)
         self.bev = BevMap.of(grid.range_m, grid.voxel_m, STRIDE)

@@ -5,7 +5,8 @@
     relational   as for voxels, the columns being the two queues
 
 Only clouds are looked at: no boxes, no classes, no frame ids (T13). Queue rows that were never written take no part
-(T12). The queues are buffers, so they are saved and resumed; `push` moves them, once per optimizer step.
+(T12). The queues are buffers, so they are saved and resumed; `push` moves them, once per optimizer step, by the clouds
+of all processes (`of_all`), so that every process holds the same queues.
 """
 
 # B clouds, Q queue rows, d projection channels
@@ -15,6 +16,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from shared.run import World
 
 from .contrast import ProjectorPair, check_numbers, choose_negatives, info_nce, relations
 from .sparse import SparseTensor
@@ -96,6 +99,17 @@ class FrameContrast(nn.Module):
         self.queue_student[place[last] % self.settings.bank_size] = student[last]
         self.queue_teacher[place[last] % self.settings.bank_size] = teacher[last]
         self.written += len(student)
+
+
+def of_all(vectors: Vectors, world: World) -> Vectors:
+    """The vectors of every process's clouds, in the order of the whole batch: process r has the clouds r, r + size, ...
+    (collective)."""
+    if world.size == 1:
+        return vectors
+    parts = world.gather(Vectors(*(each.cpu() for each in vectors)))
+    places = [torch.arange(len(part.valid)) * world.size + rank for rank, part in enumerate(parts)]
+    order = torch.cat(places).argsort()
+    return Vectors(*(torch.cat(each)[order].to(vectors.valid.device) for each in zip(*parts, strict=True)))
 
 
 def max_pooled(tensor: SparseTensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@
     student_input = batch.select(mask);   log(shares.metrics())     # keep, keep_0_10m, keep_10_30m, keep_30m_up
 
     kind          sectors (stage 1)                       voxels inside (stage 2)             far voxels are
-    radial        a fixed number, round((1-m) S)          all                                 kept alike
+    radial        a fixed number, round((1-m) S)          all (at least least_keep)           kept alike
     range_aware   as radial (or none)                     keep min(1, (1-m) + extra[band])    kept MORE ([R-MAE])
     range_only    none                                    mask with mask_probs[band]          kept LESS
     two_stage     each with probability 1-m               mask with mask_probs[band]          kept LESS (the note)
@@ -57,12 +57,15 @@ class Polar:
     def sectors(self, count: int) -> np.ndarray:
         """(V,) int64, 0..count-1: floor((theta + pi) / (2 pi) count) mod count; 0 begins at -x, counter-clockwise."""
         turns = torch.atan2(self.dy, self.dx).add_(math.pi).mul_(count / (2 * math.pi))
-        return (turns.long() % count).numpy()  # turns >= 0, so cutting off is the floor
+        sector = turns.long()  # turns >= 0, so cutting off is the floor
+        if len(sector) and sector.max() == count:  # theta = pi, where the circle closes
+            sector[sector == count] = 0
+        return sector.numpy()
 
     def bands(self, limits_m: Sequence[float]) -> np.ndarray:
-        """(V,) int64, 0..K-1: how many of the limits the horizontal distance exceeds (r <= limit is inside)."""
-        squared = self.dx * self.dx + self.dy * self.dy
-        band = torch.zeros(len(self), dtype=torch.int64)
+        """(V,) int8, 0..K-1: how many of the limits the horizontal distance exceeds (r <= limit is inside)."""
+        squared = self.dx.square().addcmul_(self.dy, self.dy)
+        band = torch.zeros(len(self), dtype=torch.int8)
         for limit in limits_m:
             band += squared > limit * limit
         return band.numpy()
@@ -88,17 +91,25 @@ class Masking(Protocol):
 
 @dataclass(frozen=True)
 class Radial:
-    """R-MAE: whole sectors. ratio: share of the non-empty sectors that is masked; sectors: of the full circle."""
+    """R-MAE: whole sectors. ratio: share of the non-empty sectors that is masked; sectors: of the full circle;
+    least_keep: where the drawn sectors hold a smaller share of the voxels, that share is kept at random instead
+    ([R-MAE] with 0.1; 0: never)."""
 
     ratio: float = 0.8
     sectors: int = 36
+    least_keep: float = 0.0
 
     def __post_init__(self):
         _check_ratio(self.ratio)
         _check_sectors(self.sectors)
+        if not 0 <= self.least_keep < 1:
+            raise ConfigError(f"masking: least_keep {self.least_keep} must lie in [0, 1); R-MAE has 0.1, 0 is never")
 
     def draw(self, polar: Polar, rng: np.random.Generator) -> np.ndarray:
-        return _fixed_number_of_sectors(polar.sectors(self.sectors), self.sectors, self.ratio, rng)
+        kept = _fixed_number_of_sectors(polar.sectors(self.sectors), self.sectors, self.ratio, rng)
+        if kept.sum() >= self.least_keep * len(kept):
+            return kept
+        return _table(rng.choice(len(kept), _rounded(self.least_keep * len(kept)), replace=False), len(kept))
 
 
 @dataclass(frozen=True)
@@ -254,10 +265,16 @@ def mask_batch(
         polar = seen_from(part, grid, sensor)
         kept.append(_neither_empty_nor_full(masking.draw(polar, rng), rng))
         bands.append(polar.bands(REPORT_BANDS_M))
-    keep, band = np.concatenate(kept), np.concatenate(bands)
-    count = len(REPORT_BANDS_M) + 1
-    shares = KeepShares(np.bincount(band[keep], minlength=count), np.bincount(band, minlength=count))
+    keep = np.concatenate(kept)
+    shares = _keep_shares(keep, np.concatenate(bands))
     return torch.from_numpy(keep).to(batch.coords.device), shares
+
+
+def _keep_shares(keep: np.ndarray, band: np.ndarray) -> KeepShares:
+    """keep (V,) bool, band (V,) of REPORT_BANDS_M."""
+    inside = [band == k for k in range(len(REPORT_BANDS_M) + 1)]
+    kept, total = ([np.count_nonzero(one) for one in masks] for masks in ([keep & one for one in inside], inside))
+    return KeepShares(np.array(kept, np.int64), np.array(total, np.int64))
 
 
 def _neither_empty_nor_full(keep: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -3,7 +3,7 @@
     draw_maskings(batch, grid, every_kind(), Path("maskings.png"), seed=0, note="embedded world")
 
 One panel a masking: kept voxels in colour over masked ones in grey, rings at the band limits, realised shares in the
-title. Only the first sample of the batch is drawn.
+title. Only the first sample of the batch is drawn. x points up and y to the left, as in pictures.py.
 """
 
 # V voxels
@@ -54,13 +54,13 @@ def draw_maskings(
 
 def _panel(panel: Axes, name: str, batch: VoxelBatch, grid: Grid, keep: np.ndarray, shares: KeepShares) -> None:
     polar = seen_from(batch.coords, grid, batch.sensor_xy[0])
-    dx, dy = polar.dx.numpy(), polar.dy.numpy()
-    panel.scatter(dx[~keep], dy[~keep], s=0.3, c=MASKED, linewidths=0)
-    panel.scatter(dx[keep], dy[keep], s=0.8, c=KEPT, linewidths=0)
+    right, up = -polar.dy.numpy(), polar.dx.numpy()
+    panel.scatter(right[~keep], up[~keep], s=0.6, c=MASKED, linewidths=0)
+    panel.scatter(right[keep], up[keep], s=0.8, c=KEPT, linewidths=0)
     angle = np.linspace(0, 2 * np.pi, 181)
     for limit in REPORT_BANDS_M:
         panel.plot(limit * np.cos(angle), limit * np.sin(angle), color=RING, linewidth=0.6)
-    reach = max(np.abs(dx).max(initial=1.0), np.abs(dy).max(initial=1.0))
+    reach = max(np.abs(right).max(initial=1.0), np.abs(up).max(initial=1.0))
     panel.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     panel.tick_params(labelsize=6)
     panel.set_title(_title(name, shares), fontsize=8)

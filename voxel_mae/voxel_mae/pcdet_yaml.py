@@ -96,7 +96,7 @@ def _schema_lines(loaded: Loaded, config: Path) -> list[str]:
     try:
         Experiment.model_validate_json(json.dumps(loaded.data), strict=True)
     except pydantic.ValidationError as error:
-        return strict._explain(error, Experiment, loaded.origins, str(config)).split("\n  ")[1:]
+        return strict.explain(error, Experiment, loaded.origins, str(config)).split("\n  ")[1:]
     return []
 
 
@@ -157,19 +157,19 @@ def _parse(file: Path) -> Loaded:
         raise ConfigError(f"{file} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
     duplicates: list[str] = []
     try:
-        node = strict._Loader(text).get_single_node()
+        node = strict.StrictLoader(text).get_single_node()
         if node is not None:
-            strict._expanded_size(node, {})  # refuses aliases without end
+            strict.expanded_size(node, {})  # refuses aliases without end
             duplicates = [f"{name} ({file}:{line}): stands twice (first on line {first})"
                           for name, line, first in _without_duplicates(node, ())]  # fmt: skip
-        data, lines = strict._parse(yaml.serialize(node) if duplicates else text, str(file))
+        data, lines = strict.parse_text(yaml.serialize(node) if duplicates else text, str(file))
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: not readable as YAML: {error}") from None
     data = data or {}
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: the top level is a {type(data).__name__}; it must be `KEY: value` lines")
     if duplicates and node is not None:
-        lines = dict(strict._lines(node, ()))
+        lines = dict(strict.line_numbers(node, ()))
     return Loaded(data, {path: strict.Origin(f"{file}:{line}", file.parent) for path, line in lines.items()},
                   duplicates)  # fmt: skip
 
@@ -208,7 +208,7 @@ def _union(first: yaml.Node, second: yaml.Node) -> yaml.Node:
 def _apply_sets(loaded: Loaded, sets: Sequence[str]) -> None:
     """OpenPCDet's --set KEY VALUE pairs (KEY=VALUE does too), values as YAML."""
     for key, text in _pairs(sets):
-        value, _ = strict._parse(text, f"--set {key}")
+        value, _ = strict.parse_text(text, f"--set {key}")
         section, path = loaded.data, tuple(key.split("."))
         for depth, part in enumerate(path[:-1]):
             section = section.setdefault(part, {}) if isinstance(section, dict) else None

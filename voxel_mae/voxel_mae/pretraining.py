@@ -26,10 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import DataError
+from shared.run import World
 
 from .backbone import PRETRAINED_DEPTH, UNTRAINED_BY_PRETRAINING, RMAECMAEBackbonePhase1, VoxelInput
 from .contrast import ProjectorPair, VoxelContrast, VoxelContrastSettings
-from .frame_level import FrameContrast, FrameContrastSettings, Vectors
+from .frame_level import FrameContrast, FrameContrastSettings, Vectors, of_all
 from .mlfr import MlfrSettings, MultiLevelReconstruction
 from .occupancy import Occupancy, OccupancySettings
 from .sparse import SparseTensor
@@ -82,9 +83,18 @@ class Pretrainer(nn.Module):
     """Student, teacher, decoders, projectors and queues. `backbone_3d` is the given backbone itself; its layers behind
     conv4 get no gradient here and are frozen (`UNTRAINED_BY_PRETRAINING` names them)."""
 
-    def __init__(self, backbone: RMAECMAEBackbonePhase1, settings: PretrainSettings, *, total_steps: int | None = None):
-        """total_steps: optimizer steps of the run, for the teacher's rising momentum."""
+    def __init__(
+        self,
+        backbone: RMAECMAEBackbonePhase1,
+        settings: PretrainSettings,
+        *,
+        total_steps: int | None = None,
+        world: World | None = None,
+    ):
+        """total_steps: optimizer steps of the run, for the teacher's rising momentum. world: the processes whose clouds
+        share the queues."""
         super().__init__()
+        self.world = world or World()
         self.settings, active, width = settings, settings.active, backbone.widths[3]
         self.backbone_3d = backbone
         for name in UNTRAINED_BY_PRETRAINING:
@@ -151,14 +161,14 @@ class Pretrainer(nn.Module):
         return torch.Generator(self.steps.device).manual_seed(seed % 2**63)
 
     def after_step(self) -> None:
-        """To be called once after every optimizer step: teacher, projectors' averages and queues move."""
+        """To be called once after every optimizer step (collective): teacher, projectors' averages and queues move."""
         if self.teacher is not None:
             self.teacher.follow(self.backbone_3d, self._steps)
             for pair in (part for part in self.modules() if isinstance(part, ProjectorPair)):
                 default = self.teacher.momentum(self._steps)
                 move_towards(pair.teacher, pair.student, default if pair.momentum is None else pair.momentum)
         for vectors in self._waiting:
-            self.frame.push(vectors)
+            self.frame.push(of_all(vectors, self.world))
         self._waiting.clear()
         self._steps += 1
         self.steps += 1

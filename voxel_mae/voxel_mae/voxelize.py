@@ -63,7 +63,8 @@ class VoxelBatch:
 
     def sizes(self) -> list[int]:
         """Voxels of each sample."""
-        return torch.bincount(self.coords[:, 0].long(), minlength=self.batch_size).tolist()
+        ends = np.searchsorted(self.coords[:, 0].cpu().numpy(), np.arange(self.batch_size), side="right")
+        return np.diff(ends, prepend=0).tolist()
 
 
 def voxelize(points: Tensor | np.ndarray, grid: Grid, max_voxels: int | None = None) -> Voxels:

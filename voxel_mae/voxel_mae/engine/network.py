@@ -104,7 +104,7 @@ def masking_of(backbone: Backbone) -> Masking | None:
         "mask_probs": tuple(backbone.RANGE_MASK_PROBS.model_dump().values()),
     }
     arguments: dict[str, dict[str, Any]] = {
-        "radial": sectors,
+        "radial": {**sectors, "least_keep": backbone.RADIAL_LEAST_KEEP},
         "range_aware": {**sectors, "bands_m": backbone.RANGE_AWARE_LIMITS,
                         "extra_keep": backbone.RANGE_AWARE_EXTRA_KEEP},
         "range_only": bands,

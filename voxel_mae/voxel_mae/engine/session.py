@@ -18,9 +18,10 @@ from shared.errors import UserError
 from shared.run import RunFolder, World
 from shared.storage import storage_error, write_atomic
 
-from ..config import Experiment, without_effect
+from ..config import Experiment
 from ..flags import Request, existing
 from ..pcdet_yaml import read_settings
+from ..unused_keys import unread_by_masking, without_effect
 
 PACKAGES = ("torch", "numpy", "spconv-cu120")
 # What changes neither weights nor numbers, so that a cut run can be continued with another value.
@@ -117,10 +118,13 @@ def _leave_familiar_files(request: Request, run: RunFolder) -> None:
 
 
 def _warn(request: Request, run: RunFolder) -> None:
-    """One warning for the keys, and one for the flags, that are accepted and have no effect."""
-    keys = without_effect(Experiment, read_settings(request.config_file, request.args.set_cfgs).data)
-    if keys:
+    """One warning each for keys that have no effect, for keys of another masking, and for flags without effect."""
+    given = read_settings(request.config_file, request.args.set_cfgs).data
+    if keys := without_effect(Experiment, given):
         run.log.warning("these settings have no effect here: %s", ", ".join(keys))
+    if keys := unread_by_masking(request.experiment, given):
+        masking = request.experiment.MODEL.BACKBONE_3D.masking
+        run.log.warning("the masking is %s, which does not read %s", masking, ", ".join(keys))
     if request.ignored:
         run.log.warning("these flags have no effect here: %s", ", ".join(request.ignored))
 

@@ -1,10 +1,11 @@
 """Which data a run reads: the root that is configured, or the embedded world, which is written first and never silent.
 
     sources = open_sources(experiment, world)
-    train, val = sources.train, sources.val()          # LidarDataset
+    train, val = sources.train, sources.val            # LidarDataset
+    log.info(sources.described())                      # opens both: what is wrong with either is told before training
 
 A root that is named and missing or broken is an error; the embedded world stands in only where none is named. Frames
-come from the prepared infos where there are any, else straight from the folder, which a line of the log says.
+come from the prepared infos where there are any, else straight from the folder; `described` says which.
 """
 
 import hashlib
@@ -63,6 +64,17 @@ class Sources:
     def val(self) -> LidarDataset:
         """The judged split as it lies on disk."""
         return self._frames("test", None, labels=not self.experiment.pretraining)
+
+    def described(self) -> str:
+        """How many frames are trained on and judged, and where they come from. DataError for broken or missing ones,
+        also for frames without labels where labels are needed."""
+        return "; ".join(self._described(mode, what) for mode, what in (("train", "training"), ("test", "judging")))
+
+    def _described(self, mode: str, what: str) -> str:
+        data, frames = self.experiment.DATA_CONFIG, self.train if mode == "train" else self.val
+        prepared = [path.with_suffix(".json").name for path in self._prepared(getattr(data.INFO_PATH, mode))]
+        origin = f"as {', '.join(prepared)} lists them" if prepared else "straight from the folder, not prepared"
+        return f"{what}: {len(frames):,} frames of {getattr(data.DATA_SPLIT, mode)}, {origin}"
 
     @property
     def fingerprint(self) -> str:
