@@ -69,24 +69,29 @@ def bottle(
     features: Tensor,
     sizes: Tensor | int,
     counted: Tensor | slice = EACH_ONCE,
+    coords: Tensor | None = None,
+    alone: bool = False,
 ) -> Bottled:
     """Quantize features (P,D) with the books so far, the last one (in legacy mode: all) being trained.
 
-    counted: the vectors that the codebook loss is the mean over (`sensitivity.counted`).
+    counted: the vectors that the codebook loss is the mean over (`sensitivity.counted`). coords (P,3): their cells, for
+    books that choose the codes of a frame together; None: each vector by itself. alone: so too in the book that is
+    being trained, for averages of what is nearest.
     """
     if stage.legacy:
-        return _bottle_jointly(quantizer, stage, features, counted)
+        return _bottle_jointly(quantizer, stage, features, counted, coords)
     book = stage.codebook
-    residual = quantizer.residual(features, book, sizes if isinstance(sizes, int) else sizes.to(features.device))
+    scene = None if alone and book == 0 else quantizer.scene(features, coords)
+    residual = quantizer.residual(features, book, sizes if isinstance(sizes, int) else sizes.to(features.device), scene)
     rows = quantizer.rows(book)
-    codes = quantizer.nearest(residual, book)
+    codes = quantizer.nearest(residual, book, scene=None if alone else scene)
     looked_up = torch.nn.functional.embedding(codes, rows)
     return Bottled((features - residual) + looked_up, {book: residual}, {book: codes},
                    codebook_loss(residual[counted], looked_up[counted]))  # fmt: skip
 
 
-def _bottle_jointly(quantizer: ResidualQuantizer, stage: Stage, features: Tensor, counted: Tensor | slice) -> Bottled:
-    codes = quantizer.search(features, [stage.size] * stage.n)
+def _bottle_jointly(quantizer: ResidualQuantizer, stage: Stage, features: Tensor, counted, coords) -> Bottled:
+    codes = quantizer.search(features, [stage.size] * stage.n, coords=coords)
     with torch.no_grad():
         residuals = {book: features - quantizer.decode(codes, book) for book in stage.books}
     by_book = {book: codes[:, book] for book in stage.books}

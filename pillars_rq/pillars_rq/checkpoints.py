@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from shared import checkpoint
 from shared.errors import CheckpointError
 
@@ -19,6 +17,7 @@ from .bitstream.codec import Codec, codec_from, codec_state
 from .bitstream.tables import Tables
 from .grid import Grid
 from .rq.codebooks import OperatingPointError, ResidualQuantizer, quantizer_from, quantizer_state
+from .session import Pool
 
 FORMAT = "pillars_rq rq 1"
 TABLE_VECTORS = 20_000  # pillars whose codes are counted for the tables
@@ -49,11 +48,13 @@ class Loaded:
     sha256: str
 
 
-def finished_codec(quantizer: ResidualQuantizer, pool: Tensor, grid: Grid) -> Codec:
-    """The codec of books as they are now, growing ones included, with tables counted on `pool` (P, D)."""
+def finished_codec(quantizer: ResidualQuantizer, pool: Pool, grid: Grid) -> Codec:
+    """The codec of books as they are now, growing ones included, with tables counted on the pool."""
     books = quantizer_from(quantizer_state(quantizer))
-    sample = pool[:: max(1, len(pool) // TABLE_VECTORS)].to(books.books.device)
-    return Codec(books, Tables.counted(books.points(), lambda n, k: books.encode(sample, n, k)), grid)
+    # Some of every frame; where neighbours choose together, all of some frames.
+    few = slice(TABLE_VECTORS) if len(books.taps) else slice(None, None, max(1, len(pool) // TABLE_VECTORS))
+    sample, coords = pool.features[few].to(books.books.device), pool.coords[few]
+    return Codec(books, Tables.counted(books.points(), lambda n, k: books.encode(sample, n, k, coords=coords)), grid)
 
 
 def save_rq(path: Path, codec: Codec, origin: Origin, *, mark: str, scores: Mapping | None = None) -> Path:

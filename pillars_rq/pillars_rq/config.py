@@ -90,6 +90,7 @@ class TrainingSettings(Schema):
     lr_decay: Literal["none", "cosine"] = "none"  # of a stage's gradient epochs; times what the plateau leaves
     object_repeats: Count = 1  # how often a pillar in a labelled box counts where rows are drawn, averaged, compared
     clip: Positive | None = None
+    lloyd_passes: NonNegativeInt = 0  # of k-means over the pool, by which drawn rows start a stage
     pool_frames: Count = 32  # training frames whose vectors new rows, restarts and code tables are drawn from
     restart_threshold: NonNegative = 0.01  # a row with fewer hits than this share of an average row's starts again
     save_every: Count = 500  # steps
@@ -103,7 +104,9 @@ class RqModelSettings(Schema):
     codebook_size: Count = 64  # of legacy mode
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
     # ours
-    metric: Literal["plain", "tail"] = "plain"  # in which the nearest row is looked for (sensitivity.tail_metric)
+    # In which the nearest row is looked for: the plain distance, or that behind the tail's first convolution, pillar by
+    # pillar ("tail") or for all pillars of a frame together ("joint", rq.together).
+    metric: Literal["plain", "tail", "joint"] = "plain"
 
 
 class LossWeights(Schema):

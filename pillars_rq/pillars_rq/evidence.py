@@ -1,13 +1,13 @@
 """What the books cost in accuracy, measured on the embedded world, paired over frames and seeds.
 
-    python -m pillars_rq.evidence --out evidence [--seeds 3] [--minutes 25] [--quick]
+    python -m pillars_rq.evidence --out evidence [--seeds 3] [--books 5] [--minutes 25] [--quick]
 
 For each seed: a base detector; books by the whole schedule, and again with det_weight 0; a dedicated model for each of
-three cells; all cells of the first, the one or three of the others. Every part is the ordinary command line in a folder
-of its own, so the same command continues where the last one stopped, at most `--minutes` at a time (exit code 143 when
-there is more to do). At the end `evidence.json` and `report.html`: base, every cell's loss with its 95 % interval
-(frames resampled jointly over the seeds), what the detection loss is worth, nested against dedicated, and whether a
-cell falls below a smaller one.
+three cells (those of at most --books); all cells of the first, the one of each other. Every part is the ordinary
+command line in a folder of its own, so the same command continues where the last one stopped, at most `--minutes` at a
+time (exit code 143 when there is more to do). At the end `evidence.json` and `report.html`: base, every cell's loss
+with its 95 % interval (frames resampled jointly over the seeds), what the detection loss is worth, nested against
+dedicated, and whether a cell falls below a smaller one.
 """
 
 # F frames, S seeds, R resamples
@@ -64,8 +64,9 @@ class Plan:
     rq: tuple[str, ...]  # settings of train_eval_rq.py
 
 
-def whole_plan(out: Path, seeds: int) -> Plan:
-    return Plan(out, seeds, 250, 200, 200, (16, 32, 64, 128, 256), 5, ((1, 256), (2, 64), (5, 16)), (), ())
+def whole_plan(out: Path, seeds: int, books: int = 5) -> Plan:
+    dedicated = tuple((n, k) for n, k in ((1, 256), (2, 64), (5, 16)) if n <= books)
+    return Plan(out, seeds, 250, 200, 200, (16, 32, 64, 128, 256), books, dedicated, (), ())
 
 
 def quick_plan(out: Path) -> Plan:
@@ -294,13 +295,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pillars_rq.evidence", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of everything this command makes")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--books", type=int, default=5, help="codebooks of the nested model (default: 5)")
     parser.add_argument("--minutes", type=float, default=25, help="stop after so long; the same command continues")
     parser.add_argument(
         "--quick", action="store_true", help="a few frames and rows: tries the command, measures nothing"
     )
     args = parser.parse_args(argv)
     out = args.out.resolve()
-    plan = quick_plan(out) if args.quick else whole_plan(out, args.seeds)
+    plan = quick_plan(out) if args.quick else whole_plan(out, args.seeds, args.books)
     deadline = time.monotonic() + 60 * args.minutes
     return run_command(lambda: _execute(plan, deadline))
 

@@ -105,7 +105,7 @@ def _baseline_cells(config: RqConfig, detector, loaded: Loaded, data: Data, fold
     indices = range(len(data.val))[:limit]
     if not len(indices):
         return []
-    pool, _ = feature_pool(config, detector, data)
+    pool = feature_pool(config, detector, data).features
     cells = []
     for sender in baseline_senders(detector, pool):
         key = fingerprint(detector, None, data, indices, config.training.seed, sender.name)
@@ -176,9 +176,11 @@ def _write_json(path: Path, name: str, cells: Sequence[Cell], config, loaded: Lo
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
-def rate_plot(cells: Sequence[Cell]) -> Figure:
-    """Bytes a frame (log axis) against mAP and against relMSE: a line for each k, baselines as crosses."""
+def rate_plot(cells: Sequence[Cell], mark: str = "") -> Figure:
+    """Bytes a frame (log axis) against mAP and relMSE: a line for each k, baselines as crosses, `mark` above."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
+    if mark:
+        figure.suptitle(mark, fontsize=9)
     panels = figure.subplots(1, 2)
     for panel, key, label in zip(panels, ("map_3d_moderate_r40", "rel_mse"), ("mAP 3D moderate, R40", "relMSE"),
                                  strict=True):  # fmt: skip
@@ -209,7 +211,7 @@ def _draw_rq(panel: Any, cells: Sequence[Cell], key: str) -> None:
 
 
 def _grid_page(folder: Path, cells: Sequence[Cell], config, loaded: Loaded, data: Data, detector) -> None:
-    figure = rate_plot(cells)
+    figure = rate_plot(cells, data.mark)
     figure.savefig(folder / "grid.png", dpi=130)
     report = Report("Rate and accuracy of residual quantization", banner=data.mark or None,
                     subtitle=f"{loaded.path}, {len(data.val)} validation frames")  # fmt: skip
@@ -247,7 +249,7 @@ def _pictures(folder: Path, cells: Sequence[Cell], data: Data, detector) -> list
             path = folder / "figures" / f"{frame.frame_id}-{cell.name}.png"
             path.parent.mkdir(exist_ok=True)
             image.save(path)
-            pictures.append((path, f"{frame.frame_id}: left without quantization, right {cell.name}"))
+            pictures.append((path, f"{frame.frame_id}: left without quantization, right {cell.name}; green: labels"))
     return pictures
 
 

@@ -123,6 +123,6 @@ def save(session: Session, stage: Stage, quantizer, names: Sequence[str], epoch:
         return
     step = epochs_before(session.config, stage) + epoch
     origin = Origin(stage.name, epoch, stage.n, stage.size, score, session.metric, session.detector.base_sha256, step)
-    codec = finished_codec(quantizer, session.pool.cpu(), session.detector.grid)
+    codec = finished_codec(quantizer, session.pool, session.detector.grid)
     for name in names:
         save_rq(session.file(name), codec, origin, mark=session.data.mark, scores=values)

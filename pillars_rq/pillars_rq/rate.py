@@ -61,7 +61,7 @@ def operating_points(features: Tensor, coords: Tensor, codec: Codec, beam: int =
         deepest[k] = max(n, deepest.get(k, 0))
     found = {}
     for k, n_max in deepest.items():
-        codes = codec.quantizer.encode(features, n_max, k, beam)
+        codes = codec.quantizer.encode(features, n_max, k, beam, coords)
         errors = errors_by_depth(features, codes, codec).sum(0).tolist()
         for n in range(1, n_max + 1):
             stream = compress(codes, coords, codec, n, k)
@@ -123,7 +123,7 @@ def compress_deep_within(
     Raises RateError when even one code a pillar is too long.
     """
     n = max((n for n, size in codec.quantizer.points() if size == k), default=1)
-    codes = codec.quantizer.encode(features, n, k, beam)
+    codes = codec.quantizer.encode(features, n, k, beam, coords)
     errors = errors_by_depth(features, codes, codec)
     best: tuple[bytes, Point] | None = None
     low, high = 0, DEPTH_STEPS

@@ -33,8 +33,9 @@ from .checkpoints import check_frozen, frozen_rows
 from .judging import StageState, epochs_before, judge, judge_epoch, save, scored
 from .progressive import FINAL, GlobalBest, Stage, final_file, schedule_of, stages_of
 from .rq.codebooks import ResidualQuantizer, quantizer_from, quantizer_state
+from .rq.lloyd import lloyd
 from .rq.restart import reset_moments, restart_dead
-from .sensitivity import tail_metric
+from .sensitivity import first_convolution, tail_metric
 from .session import Session, counted_of
 
 PROGRESS = "progress"  # folder in the run's: the books between two stages
@@ -46,7 +47,7 @@ PROGRESS = "progress"  # folder in the run's: the books between two stages
 def warmup_epoch(session: Session, stage: Stage, quantizer: ResidualQuantizer, state: StageState, loader, loop) -> dict:
     """One pass of moving averages; the tail is not run, and the optimizer's steps move nothing."""
     for batch in loop.batches(loader):
-        features, bottled, counted = _bottled(session, stage, quantizer, batch, loop.epoch)
+        features, bottled, counted = _bottled(session, stage, quantizer, batch, loop.epoch, alone=True)
         terms = bottleneck.distortion_terms(bottled, features, counted)
         for book in stage.books:
             hits = state.averages[str(book)].step(quantizer, bottled.residuals[book][counted], session.world.sum)
@@ -73,11 +74,12 @@ def gradient_epoch(
     return loop.close_epoch()
 
 
-def _bottled(session: Session, stage: Stage, quantizer, batch: DetectionBatch, epoch: int):
+def _bottled(session: Session, stage: Stage, quantizer, batch: DetectionBatch, epoch: int, alone: bool = False):
     sizes = bottleneck.sizes_behind(quantizer, stage, batch, session.config.training.seed, epoch)
     features = session.detector.head(batch.pillars)
     counted = counted_of(session.config, session.detector, batch).to(features.device)
-    return features, bottleneck.bottle(quantizer, stage, features, sizes, counted), counted
+    bottled = bottleneck.bottle(quantizer, stage, features, sizes, counted, batch.pillars.coords, alone)
+    return features, bottled, counted
 
 
 def _step(session: Session, loop: Loop, batch: DetectionBatch, terms, pillars: int, positives) -> None:
@@ -135,11 +137,13 @@ def train_stage(session: Session, stage: Stage, quantizer: ResidualQuantizer, be
 
 
 def grow(session: Session, stage: Stage, quantizer: ResidualQuantizer) -> None:
-    """New rows for the stage's books, drawn from the pool's residuals, the same on every process."""
+    """New rows for the stage's books, drawn from the pool's residuals (and moved to their means, by
+    training.lloyd_passes), the same on every process."""
     for book in stage.books:
         generator = generator_of(session.config.training.seed, stage.number, f"grow {book}")
         residuals = _pool_residuals(session, stage, quantizer, book, generator)
         rows = quantizer.grow(book, stage.size, residuals, generator)
+        lloyd(quantizer, book, residuals, generator, session.config.training.lloyd_passes)
         with torch.no_grad():
             rows.copy_(session.world.broadcast(rows.detach().cpu()))
 
@@ -147,9 +151,10 @@ def grow(session: Session, stage: Stage, quantizer: ResidualQuantizer) -> None:
 def _pool_residuals(session: Session, stage: Stage, quantizer, book: int, generator: torch.Generator) -> Tensor:
     pool = session.pool
     if book == 0:
-        return pool[session.counted]
-    sizes = stage.size if stage.legacy else quantizer.draw_sizes(len(pool), generator).to(pool.device)
-    return quantizer.residual(pool, book, sizes)[session.counted]
+        return pool.features[pool.counted]
+    sizes = stage.size if stage.legacy else quantizer.draw_sizes(len(pool), generator).to(pool.features.device)
+    scene = quantizer.scene(pool.features, pool.coords)
+    return quantizer.residual(pool.features, book, sizes, scene)[pool.counted]
 
 
 def _loop(session: Session, stage: Stage, quantizer: ResidualQuantizer, state: StageState):
@@ -238,8 +243,9 @@ def restore(session: Session) -> tuple[ResidualQuantizer, GlobalBest, list[dict]
     found = checkpoint.load_latest(folder) if folder.is_dir() else None
     if found is None:
         config, detector = session.config, session.detector
-        metric = tail_metric(detector.model).cpu() if config.rq_model.metric == "tail" else None
-        quantizer = ResidualQuantizer(config.model.n_codebook, schedule_of(config), detector.channels, metric)
+        seen = tail_metric(detector.model).cpu() if config.rq_model.metric != "plain" else None
+        first = first_convolution(detector.model) if config.rq_model.metric == "joint" else (None, None)
+        quantizer = ResidualQuantizer(config.model.n_codebook, schedule_of(config), detector.channels, seen, *first)
         return quantizer.to(session.world.device), GlobalBest(), []
     path, state = found
     quantizer = quantizer_from(state["quantizer"], str(path)).to(session.world.device)

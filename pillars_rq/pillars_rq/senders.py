@@ -67,7 +67,7 @@ class Books:
     @torch.no_grad()
     def __call__(self, frame: SplitFrame) -> Arrived:
         features = torch.from_numpy(frame.features).to(self.quantizer.books.device)
-        codes = self.quantizer.search(features, [self.k] * self.n)
+        codes = self.quantizer.search(features, [self.k] * self.n, coords=torch.from_numpy(frame.coords))
         return Arrived(self.quantizer.decode(codes), torch.from_numpy(frame.coords), codes=codes.cpu(), n=self.n,
                        k=self.k)  # fmt: skip
 
@@ -103,7 +103,7 @@ class Stream:
         if self.target_bytes is not None:
             data, point = compress_within(features, coords, self.codec, self.target_bytes, self.beam)
             return data, point.n, point.k
-        codes = self.codec.quantizer.encode(features, self.n, self.k, self.beam)
+        codes = self.codec.quantizer.encode(features, self.n, self.k, self.beam, coords)
         return compress(codes, coords, self.codec, self.n, self.k), self.n, self.k
 
 

@@ -4,6 +4,8 @@ Two of train_eval_rq.py's settings rest on it, both of the encoder and of traini
 
     rq_model.metric: tail          the nearest row is the one whose difference is smallest behind the tail's first
                                    convolution, |M (x - c)| with M M = sum W' W over its taps, instead of |x - c|
+                     joint         from there on the codes of a frame are chosen together, so that their errors cancel
+                                   behind that convolution (rq.together)
     training.object_repeats: 8     a pillar inside a labelled box counts so many times when rows are drawn, averaged
                                    and in the codebook loss: one in ten, they carry nearly all of the loss's gradient
 """
@@ -20,10 +22,18 @@ from .network import PointPillars
 
 
 @torch.no_grad()
+def first_convolution(model: PointPillars) -> tuple[Tensor, Tensor]:
+    """taps (O,D,3,3) and shift (O,) float32 of the tail's first convolution with its batch norm: what the ReLU cuts."""
+    conv, bn = model.backbone.multi_blocks[0][:2]
+    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+    return conv.weight * scale[:, None, None, None], bn.bias - bn.running_mean * scale
+
+
+@torch.no_grad()
 def tail_metric(model: PointPillars) -> Tensor:
     """M (D,D) float32, symmetric: the root of the sum of W' W over the taps and outputs of the tail's first
     convolution, scaled to the mean square 1, so that errors keep their size."""
-    weight = model.backbone.multi_blocks[0][0].weight.double()  # (outputs, D, 3, 3)
+    weight = first_convolution(model)[0].double()
     squares, axes = torch.linalg.eigh(torch.einsum("oiyx,ojyx->ij", weight, weight))
     squares = squares.clamp(min=0) / squares.mean()
     return (axes * squares.sqrt() @ axes.T).float()

@@ -23,17 +23,28 @@ CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True, eq=False)
+class Pool:
+    """Vectors of some training frames. features (P,D); coords (P,3) frame, y, x; counted (P',): which of them rows are
+    drawn from, and how often (`sensitivity.counted`)."""
+
+    features: Tensor
+    coords: Tensor
+    counted: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True, eq=False)
 class Session:
-    """One training run. pool (P,D): features of some training frames; counted (P',): which of them rows are drawn from,
-    and how often (`sensitivity.counted`); subset: the frames judged after every epoch."""
+    """One training run. pool: what rows are drawn from; subset: the frames judged after every epoch."""
 
     config: RqConfig
     run: run_module.RunFolder
     world: run_module.World
     detector: FrozenDetector
     data: Data
-    pool: Tensor
-    counted: Tensor
+    pool: Pool
     subset: Sequence[int]
 
     @property
@@ -46,9 +57,8 @@ class Session:
 
 
 @torch.no_grad()
-def feature_pool(config: RqConfig, detector: FrozenDetector, data: Data) -> tuple[Tensor, Tensor]:
-    """Features (P,D) of occupied cells of `pool_frames` training frames, a seeded choice, unaugmented; and which of
-    them count how often, (P',)."""
+def feature_pool(config: RqConfig, detector: FrozenDetector, data: Data) -> Pool:
+    """The occupied cells of `pool_frames` training frames, a seeded choice, unaugmented."""
     training, grid = config.training, detector.grid
     order = torch.randperm(len(data.train), generator=generator_of(training.seed, "pool")).tolist()
     frames = data.train.frames_of(order[: training.pool_frames])
@@ -56,12 +66,13 @@ def feature_pool(config: RqConfig, detector: FrozenDetector, data: Data) -> tupl
     loader = run_module.make_loader(frames, in_order(len(frames), 1), workers=training.num_workers,
                                     collate=Collate(grid, grid.max_voxels_train),
                                     timeout_s=training.loader_timeout_s)  # fmt: skip
-    features, chosen, before = [], [], 0
-    for batch in run_module.iterate(loader):
+    features, coords, chosen, before = [], [], [], 0
+    for frame, batch in enumerate(run_module.iterate(loader)):
         features.append(detector.head(batch.pillars))
+        coords.append(torch.nn.functional.pad(batch.pillars.coords[:, 1:], (1, 0), value=frame))
         chosen.append(counted_of(config, detector, batch) + before)
         before += len(features[-1])
-    return torch.cat(features), torch.cat(chosen).to(features[0].device)
+    return Pool(torch.cat(features), torch.cat(coords), torch.cat(chosen).to(features[0].device))
 
 
 def counted_of(config: RqConfig, detector: FrozenDetector, batch: DetectionBatch) -> Tensor:
@@ -82,10 +93,10 @@ def open_session(config: RqConfig, run, world, detector: FrozenDetector, data: D
     run_module.seed_everything(config.training.seed)
     subset = validation_subset(data.val.infos, detector.class_names, config.evaluation.subset_objects,
                                config.training.seed)  # fmt: skip
-    pool, chosen = feature_pool(config, detector, data)
+    pool = feature_pool(config, detector, data)
     run.log.info("%d training frames, %d validation frames (%d after every epoch), %d pooled vectors",
                  len(data.train), len(data.val), len(subset), len(pool))  # fmt: skip
     base = {"path": str(detector.path), "sha256": detector.base_sha256, "tensors": detector.sha256}
     source = "embedded" if data.mark else str(data.root.path)
     run.record(data=source, mark=data.mark, seed=config.training.seed, base=base)
-    return Session(config, run, world, detector, data, pool, chosen, subset)
+    return Session(config, run, world, detector, data, pool, subset)

@@ -19,8 +19,8 @@ PILLARS = {"training/000000": 3384, "training/000001": 6815}  # facts, section 4
 
 @pytest.fixture(scope="module")
 def scripts():
-    """search and bitstream, which imports search, as `python benchmarks/..` sees them."""
-    names = ("search", "bitstream")
+    """search, and those that import it, as `python benchmarks/..` sees them."""
+    names = ("search", "bitstream", "schedule")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         yield {name: importlib.import_module(name) for name in names}
@@ -100,3 +100,21 @@ def test_a_quick_run_without_out_writes_nothing(scripts, monkeypatch):
     monkeypatch.setattr(search, "write", lambda path, record: written.append(path))
     assert search.main(["--quick"]) == 0 and not written
     assert search.main(["--rounds", "1"]) == 0 and written == [BENCHMARKS / "results" / "search.json"]
+
+
+def test_the_days_are_every_epoch_of_the_contract(scripts):
+    schedule = scripts["schedule"]
+    config = schedule.load_config(schedule.RqConfig, [schedule.CONTRACT], [])
+    frames = {"warmup": 25 * 2 * 3712, "gradient": 25 * 18 * 3712, "validation": 25 * (20 * 300 + 3769)}
+    for name, count in frames.items():
+        alone = dict.fromkeys(frames, 0.0) | {name: 2.0}
+        assert schedule.days_of(alone, config) == pytest.approx(2 * count / 86_400)
+
+
+@pytest.mark.slow
+def test_schedule(scripts, tmp_path, capsys):
+    out = tmp_path / "schedule.json"
+    assert scripts["schedule"].main(["--quick", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())["results"]
+    assert found["median_seconds"]["gradient"] > found["median_seconds"]["warmup"] > 0 and found["days"] > 0
+    assert "25 stages on KITTI, cpu, 1 thread(s)" in capsys.readouterr().out

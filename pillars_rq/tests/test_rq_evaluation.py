@@ -222,6 +222,13 @@ def test_the_table_shows_the_drop_from_the_base():
     assert [row[drop] for row in grid_report.table([base, cell, fewer])] == [0.0, 1.5, None]
 
 
+def test_the_plot_says_what_it_is_not():
+    """The picture leaves the report: it carries the mark itself."""
+    cell = cells.Cell("1x2", "rq", {"rel_mse": 0.1, "map_3d_moderate_r40": 58.5, "bytes": {"mean": 9.0}}, [0, 1], [])
+    assert grid_report.rate_plot([cell], "not a KITTI result").get_suptitle() == "not a KITTI result"
+    assert grid_report.rate_plot([cell]).get_suptitle() == ""
+
+
 def test_the_embedded_world_stands_in_when_no_root_is_named_and_is_never_silent(tmp_path, monkeypatch, capsys):
     write_work(tmp_path / "w", {"dataset.dir": None, "model.n_codebook": 1,
                                 "progressive_learning.embedding_schedule": [2]}, train=2, val=1)  # fmt: skip

@@ -17,6 +17,8 @@ def test_the_whole_plan_is_what_the_study_needs():
     assert [name for name, _, _ in models_of(plan)] == [
         "nested", "no-det", "dedicated-1x256", "dedicated-2x64", "dedicated-5x16"]  # fmt: skip
     assert plan.val_frames >= 200
+    fewer = whole_plan(Path("out"), 1, books=2)
+    assert fewer.dedicated == ((1, 256), (2, 64)) and "model.n_codebook=2" in models_of(fewer)[0][1]
 
 
 def test_differences_are_paired():

@@ -1,14 +1,21 @@
 """Warm-up, restart and Lloyd: what moves the new rows without a detector, and never the others."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from rq_samples import DIM, features_like
 
+from pillars_rq.config import RqConfig
+from pillars_rq.progressive import Stage
 from pillars_rq.rq.codebooks import ResidualQuantizer
 from pillars_rq.rq.ema import EmaWarmup, hits_and_sums
 from pillars_rq.rq.lloyd import fit_dedicated, fit_nested
 from pillars_rq.rq.losses import relative_mse
 from pillars_rq.rq.restart import reset_moments, restart_dead
+from pillars_rq.rq_training import grow
+from pillars_rq.session import Pool
+from shared.run import World
 
 
 def rng(seed=0):
@@ -151,3 +158,18 @@ def test_fitting_repeats_itself():
     features = features_like(200)
     one, two, other = (fit_nested(features, 2, (2, 4), rng(seed), passes=3) for seed in (0, 0, 1))
     assert torch.equal(one.books, two.books) and not torch.equal(one.books, other.books)
+
+
+def test_passes_over_the_pool_bring_drawn_rows_to_the_means_of_their_vectors():
+    features = features_like(400)
+    pool = Pool(features, torch.zeros(400, 3, dtype=torch.int64), torch.arange(400))
+
+    def started(passes):
+        quantizer = ResidualQuantizer(1, (8,), DIM)
+        config = RqConfig.model_validate({"training": {"lloyd_passes": passes}})
+        grow(SimpleNamespace(config=config, pool=pool, world=World()), Stage(0, 0, 0, 8, (0,), 1, 0), quantizer)
+        return quantizer
+
+    drawn, moved = started(0), started(8)
+    assert all((features == row).all(1).any() for row in drawn.rows(0))
+    assert error(moved, features) < 0.9 * error(drawn, features)

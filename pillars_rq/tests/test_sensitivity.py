@@ -29,7 +29,9 @@ def grown(metric: torch.Tensor | None, features: torch.Tensor, k: int = 8) -> Re
 def test_the_metric_measures_what_the_first_convolution_makes_of_a_constant_shift_of_one_tap():
     torch.manual_seed(0)
     model = PointPillars(GRID, widths=Widths(pillar=6, blocks=(8, 8, 8), layers=(0, 0, 0), neck=4))
-    metric, weight = tail_metric(model), model.backbone.multi_blocks[0][0].weight.detach()
+    conv, bn = model.backbone.multi_blocks[0][:2]
+    bn.running_var.uniform_(0.2, 3)
+    metric, weight = tail_metric(model), (conv.weight / (bn.running_var + bn.eps).sqrt()[:, None, None, None]).detach()
     shifts = torch.randn(5, 6, generator=rng())
     through = torch.einsum("oiyx,pi->poyx", weight, shifts).flatten(1).square().sum(1)
     seen = (shifts @ metric).square().sum(1)

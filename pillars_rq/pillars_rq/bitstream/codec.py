@@ -42,6 +42,9 @@ class Codec:
     def identity(self, n: int, k: int) -> bytes:
         """8 bytes of a SHA-256 over the first k rows and the table of each of the first n books.
 
+        That is all that decides what a stream decodes to. The metric and the taps are the encoder's alone: two edges
+        that differ in them may send to one server. A checkpoint's own hash covers them.
+
         Raises OperatingPointError when the books do not hold (n, k).
         """
         if (n, k) not in self._identities:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from shared.errors import CheckpointError, UserError
 
 from .search import beam_codes, greedy_codes, nearest_rows
+from .together import Scene
 
 ABSENT = -1  # a code of a pillar that stops at an earlier book (depth per pillar)
 
@@ -38,16 +39,25 @@ class OperatingPointError(UserError):
 class ResidualQuantizer(nn.Module):
     """n books of up to schedule[-1] rows; see the module's text.
 
-    Buffers: books (n, K, D) float32, the finished rows and zeros; held (n,) int64, how many rows are finished; metric
-    (D, D) float32, in which the nearest row is looked for: |(x - c) metric|, by default the plain distance. Decoding
-    knows no metric.
+    Buffers: books (n, K, D) float32, the finished rows and zeros; held (n,) int64, how many rows are finished. Of the
+    encoder alone, decoding knows neither: metric (D, D) float32, in which the nearest row is looked for,
+    |(x - c) metric|, by default the plain distance; taps (O, D, 3, 3) and shift (O,), by which the codes of a frame are
+    chosen together (`rq.together`), by default none.
     Parameters: fresh, {str(book): (new, D)}, only between `grow` and `finish`.
 
     Raises:
         UserError: a schedule that does not grow, or sizes below 1.
     """
 
-    def __init__(self, n_codebook: int, schedule: Sequence[int], dim: int = 64, metric: Tensor | None = None):
+    def __init__(
+        self,
+        n_codebook: int,
+        schedule: Sequence[int],
+        dim: int = 64,
+        metric: Tensor | None = None,
+        taps: Tensor | None = None,
+        shift: Tensor | None = None,
+    ):
         super().__init__()
         schedule = tuple(schedule)
         if n_codebook < 1 or dim < 1 or not schedule or schedule[0] < 1 or list(schedule) != sorted(set(schedule)):
@@ -59,6 +69,8 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("books", torch.zeros(n_codebook, schedule[-1], dim))
         self.register_buffer("held", torch.zeros(n_codebook, dtype=torch.int64))
         self.register_buffer("metric", torch.eye(dim) if metric is None else metric.detach().float().clone())
+        self.register_buffer("taps", torch.zeros(0, dim, 3, 3) if taps is None else taps.detach().float().clone())
+        self.register_buffer("shift", torch.zeros(0) if shift is None else shift.detach().float().clone())
         self.fresh = nn.ParameterDict()
         self._read_held()
         self.register_load_state_dict_post_hook(ResidualQuantizer._read_held)
@@ -106,33 +118,69 @@ class ResidualQuantizer(nn.Module):
 
     # --- codes and sums ---
 
-    def encode(self, features: Tensor, n: int, k: int, beam: int = 1) -> Tensor:
+    def encode(self, features: Tensor, n: int, k: int, beam: int = 1, coords: Tensor | None = None) -> Tensor:
         """Codes of the first n books with k rows each: (P, D) float32 -> (P, n) int64. Never carries a gradient.
 
-        Raises OperatingPointError for an (n, k) not held, ValueError for a wrong width or beam < 1.
+        coords: cells of the pillars, (P, 2) y, x or (P, 3) frame, y, x: books with taps then choose neighbours' codes
+        together. None: each vector by itself.
+
+        Raises OperatingPointError for an (n, k) not held, UserError for a beam where codes are chosen together,
+        ValueError for a wrong width or beam < 1.
         """
         self.check(n, k)
-        return self.search(features, [k] * n, beam)
+        return self.search(features, [k] * n, beam, coords)
 
-    def search(self, features: Tensor, ks: Sequence[int], beam: int = 1) -> Tensor:
+    @torch.no_grad()
+    def search(self, features: Tensor, ks: Sequence[int], beam: int = 1, coords: Tensor | None = None) -> Tensor:
         """`encode` with a size for each book and no check against the schedule: (P, D) -> (P, len(ks)) int64."""
         self._check_width(features)
         if beam < 1:
             raise ValueError(f"a beam keeps at least 1 partial sum, got {beam}")
-        books = [self.rows(book, k).detach() for book, k in enumerate(ks)]
-        if not books:
+        if not ks:
             return torch.zeros((len(features), 0), dtype=torch.int64, device=features.device)
+        if (scene := self.scene(features, coords)) is not None:
+            if beam > 1:
+                raise UserError(
+                    f"a beam of {beam} searches pillar by pillar, and these books choose the codes of a frame together "
+                    "(rq_model.metric joint): leave the beam at 1."
+                )
+            return self._search_scene(features, ks, scene)
+        books = [self.rows(book, k).detach() for book, k in enumerate(ks)]
         features, books = self.seen(features), [self.seen(rows) for rows in books]
         return greedy_codes(features, books) if beam == 1 else beam_codes(features, books, beam)
+
+    def _search_scene(self, features: Tensor, ks: Sequence[int], scene: Scene) -> Tensor:
+        left, codes = features, []
+        for book, k in enumerate(ks):
+            chosen = self.nearest(left, book, k, scene)
+            left = left - self.rows(book)[chosen]
+            codes.append(chosen)
+        return torch.stack(codes, 1)
+
+    def scene(self, features: Tensor, coords: Tensor | None) -> Scene | None:
+        """What codes are chosen together by: features (P, D) on cells (P, 2 or 3); None without cells or taps."""
+        return Scene(features, coords, self.taps, self.shift) if coords is not None and len(self.taps) else None
 
     def seen(self, vectors: Tensor) -> Tensor:
         """Vectors (P, D) as the metric sees them: plain distances between what it returns are the metric's."""
         return vectors if self._plain else vectors @ self.metric
 
     @torch.no_grad()
-    def nearest(self, vectors: Tensor, book: int) -> Tensor:
-        """Index of a book's nearest row, new ones included, for every vector: (P, D) -> (P,) int64."""
-        return nearest_rows(self.seen(vectors), self.seen(self.rows(book)))
+    def nearest(self, vectors: Tensor, book: int, ks: Tensor | int | None = None, scene: Scene | None = None) -> Tensor:
+        """Index of a book's best row, new ones included, for what is left of every vector: (P, D) -> (P,) int64.
+
+        Args:
+            ks: rows that may be used: all (None), one number, or one for every vector (P,).
+            scene: of the same pillars: their rows are chosen together.
+        """
+        rows = self.rows(book)
+        if isinstance(ks, Tensor):
+            codes = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
+            for k in ks.unique().tolist():
+                codes[ks == k] = self.nearest(vectors[ks == k], book, k)
+            return codes if scene is None else scene.refine(vectors, rows, codes, ks)
+        codes = nearest_rows(self.seen(vectors), self.seen(rows[:ks]))
+        return codes if scene is None else scene.refine(vectors, rows[:ks], codes)
 
     def decode(self, codes: Tensor, n: int | None = None) -> Tensor:
         """The sum of the first n codes' rows (all by default), added in book order in float32: (P, n) -> (P, D).
@@ -161,20 +209,18 @@ class ResidualQuantizer(nn.Module):
         return nn.functional.embedding(codes.clamp(min=0), rows) * (codes != ABSENT)[:, None]
 
     @torch.no_grad()
-    def residual(self, features: Tensor, book: int, ks: Tensor | int) -> Tensor:
+    def residual(self, features: Tensor, book: int, ks: Tensor | int, scene: Scene | None = None) -> Tensor:
         """What the books before `book` leave of the features: (P, D) -> (P, D).
 
         Args:
             ks: rows used of *each* earlier book: one number, or one for every vector, (P,) int64. Drawing them from the
                 schedule makes one book fit behind every size (random-k residuals).
+            scene: of the same pillars: their codes are chosen together.
         """
         self._check_width(features)
-        if isinstance(ks, int):
-            return features - self.decode(self.search(features, [ks] * book))
-        left = features.clone()
-        for k in ks.unique().tolist():
-            chosen = ks == k
-            left[chosen] = self.residual(features[chosen], book, k)
+        left = features
+        for earlier in range(book):
+            left = left - self.rows(earlier)[self.nearest(left, earlier, ks, scene)]
         return left
 
     def draw_sizes(self, count: int, generator: torch.Generator) -> Tensor:
@@ -215,7 +261,8 @@ class ResidualQuantizer(nn.Module):
             book, start = int(name), self._held[int(name)]
             books[book, start : start + len(rows)] = rows.detach()
             held[book] += len(rows)
-        return {"books": books, "held": held, "metric": self.metric.clone()}
+        encoder = {"metric": self.metric.clone(), "taps": self.taps.clone(), "shift": self.shift.clone()}
+        return {"books": books, "held": held, **encoder}
 
     def book_hash(self, book: int, k: int) -> str:
         """Hex SHA-256 of the first k rows of a book as little-endian float32; ValueError when it has fewer."""
@@ -247,15 +294,18 @@ def quantizer_from(state: dict, source: str = "the checkpoint") -> ResidualQuant
     try:
         schedule, books, held = state["schedule"], state["books"], state["held"]
         n, size, dim = books.shape
-        quantizer = ResidualQuantizer(n, schedule, dim)
-        metric = state.get("metric", quantizer.metric)  # files from before there was one: the plain distance
+        # Files from before there were these: the plain distance, each pillar by itself.
+        quantizer = ResidualQuantizer(n, schedule, dim, *(state.get(name) for name in ("metric", "taps", "shift")))
+        encoder = {name: getattr(quantizer, name) for name in ("metric", "taps", "shift")}
         if size != schedule[-1] or held.shape != (n,) or not bool(((held >= 0) & (held <= size)).all()):
             raise ValueError(
                 f"books of shape {tuple(books.shape)} do not fit sizes {schedule} and held {held.tolist()}"
             )
-        if not bool(torch.isfinite(books).all() and torch.isfinite(metric).all()):
-            raise ValueError("a row or the metric is not finite")
-        quantizer.load_state_dict({"books": books, "held": held, "metric": metric})
+        if encoder["taps"].shape != (len(encoder["shift"]), dim, 3, 3) or encoder["metric"].shape != (dim, dim):
+            raise ValueError(f"a metric or taps of other than {dim} channels")
+        if not all(bool(torch.isfinite(one).all()) for one in (books, *encoder.values())):
+            raise ValueError("a row, the metric or a tap is not finite")
+        quantizer.load_state_dict({"books": books, "held": held, **encoder})
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"{source} holds no usable codebooks ({error}); give a checkpoint that train_eval_rq.py wrote."

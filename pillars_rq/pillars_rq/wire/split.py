@@ -85,7 +85,7 @@ class EdgeEncoder:
             target = int(1000 * rate.target_kb)
             stream, point = compress_within(features, coords, self.codec, target, rate.beam)
             return stream, point.n, point.k
-        codes = self.codec.quantizer.encode(features, rate.n, rate.k, rate.beam)
+        codes = self.codec.quantizer.encode(features, rate.n, rate.k, rate.beam, coords)
         return compress(codes, coords, self.codec, rate.n, rate.k), rate.n, rate.k
 
 
