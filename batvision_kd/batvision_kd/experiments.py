@@ -10,19 +10,16 @@ holes and a data-size curve are looked at as well. results/<plan>/: experiments.
 
 import argparse
 import json
-import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.config import config_hash
-from shared.errors import DataError, UserError
+from shared.errors import UserError
+from shared.pieces import hold_to, make_folders, recorded, time_limit
 from shared.run import run_command
-from shared.storage import storage_error, write_atomic
+from shared.storage import write_atomic
 
 from .comparison import Question, Tables, difference, includes_zero, preferred, stacked_mean
 from .controls import CONSTANTS, best_constant
@@ -63,7 +60,7 @@ def run(study: Study) -> None:
 
 def findings(study: Study) -> tuple[Findings, dict[Piece, Path]]:
     """All scores of the comparison, trained and judged where they are missing, and the best weights of every piece."""
-    _make_folders(study.folder)
+    make_folders(study.folder, "pieces", "scores", "figures")
     plan, question = study.plan, study.question
     best = {piece: trained(study, piece) for piece in plan.pieces()}
     validation = {arm: tables(study, best, arm, "val") for arm in plan.arms}
@@ -90,14 +87,6 @@ def findings(study: Study) -> tuple[Findings, dict[Piece, Path]]:
     return found, best
 
 
-def _make_folders(folder: Path) -> None:
-    try:
-        for name in ("pieces", "scores", "figures"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
-
-
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -114,26 +103,8 @@ def trained(study: Study, piece: Piece) -> Path:
     now = {"settings": config_hash(settings, ("output_dir", "distillation.teacher")), "best": study.bench.sha256(best)}
     if settings.kind == "distillation":
         now["teacher"] = study.bench.sha256(settings.distillation.teacher)
-    before = _recorded(record)
-    changed = [key for key in now if before and before.get(key) != now[key]]
-    if changed:
-        raise UserError(
-            f"{piece.experiment(study.plan.name)}: its {' and '.join(changed)} changed since {record} was written: the "
-            f"comparison would mix two studies. Give the plan another name, or remove {record}"
-        )
-    if not before:
-        write_atomic(record, json.dumps(now, indent=1) + "\n")
+    hold_to(record, piece.experiment(study.plan.name), now)
     return best
-
-
-def _recorded(path: Path) -> dict | None:
-    """What a record says; None without one. DataError for a broken one."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): remove it and run the same command again") from None
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
@@ -194,7 +165,7 @@ def fix_the_question(study: Study, validation: dict[str, Tables]) -> None:
         )
     path = study.folder / "fixed.json"
     now = {"chosen": plan.chosen, "metric": plan.metric, "protocol": plan.protocol, "seeds": list(plan.seeds)}
-    before = _recorded(path)
+    before = recorded(path)
     if before and {key: before.get(key) for key in now} != now:
         raise UserError(
             f"{path} fixed {before}, and the plan now says {now}: the test split was already looked at, so another "
@@ -236,18 +207,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     limit = "stop after so long with exit code 143; the same command continues (default: %(default)s)"
     parser.add_argument("--minutes", type=float, default=MINUTES, help=limit)
     return parser.parse_args(argv)
-
-
-@contextmanager
-def time_limit(minutes: float) -> Iterator[None]:
-    """SIGTERM to this process when the time is over: the training saves, and the command ends with 143."""
-    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,10 +14,8 @@ dedicated, and whether a cell falls below a smaller one.
 
 import argparse
 import json
-import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ import numpy as np
 
 from shared import benchmark
 from shared.errors import UserError
+from shared.pieces import time_limit
 from shared.report import Report
 from shared.run import run_command
 from shared.storage import write_atomic
@@ -156,13 +155,11 @@ def run_jobs(plan: Plan, jobs: Sequence[Job], deadline: float) -> bool:
 
 def _within(seconds: float, job: Job) -> int:
     """The job's exit code; when the time is over it gets SIGTERM, which makes it save and end with 143."""
-    timer = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGTERM))
     earlier = signal.signal(signal.SIGTERM, lambda number, frame: None)  # should it ring between two commands
-    timer.start()
     try:
-        return job.main(list(job.argv))
+        with time_limit(seconds / 60):
+            return job.main(list(job.argv))
     finally:
-        timer.cancel()
         signal.signal(signal.SIGTERM, earlier)
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark's JSON says beside its numbers: hardware, commit, date, versions.
+"""What every benchmark's JSON says beside its numbers: hardware, commit, date, versions, and how busy the machine was.
 
     record("latency", {"ms": ...})  ->  {"benchmark": "latency", "commit": ..., "hardware": ..., "results": {...}}
 
@@ -7,6 +7,7 @@ baseline in the same run, and `results` holds both.
 """
 
 import json
+import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ def record(name: str, results: Mapping[str, Any], packages: Sequence[str] = PACK
         "date_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": code_version(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "hardware": {**hardware(), "threads": torch.get_num_threads()},
+        "hardware": {**hardware(), "threads": torch.get_num_threads(), "load_1min": round(os.getloadavg()[0], 1)},
         "versions": versions(packages),
         "results": dict(results),
     }

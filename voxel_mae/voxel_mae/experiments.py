@@ -10,24 +10,20 @@ what was cut continues where it was, and what changed since is refused. After --
 import argparse
 import hashlib
 import json
-import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError
+from shared.pieces import hold_to, make_folders, time_limit
 from shared.run import run_command
-from shared.storage import storage_error, write_atomic
 
 from .config import PACKAGE_ROOT
 from .experiment_plan import DEFAULT_PLAN, PLANS, QUICK_PLAN, Piece, Plan, arguments, read_plan
 from .experiment_report import write_results
-from .experiment_results import Findings, read_json
+from .experiment_results import Findings
 
 MINUTES = 25.0
 
@@ -43,7 +39,7 @@ class Study:
 
 def run(study: Study) -> Findings:
     """Train, judge and report what is not there yet. UserError: a piece changed since it was recorded."""
-    _make_folders(study.folder)
+    make_folders(study.folder, "pieces", "figures")
     made = train_all(study)
     found = findings(study)
     write_results(found, study.folder)
@@ -69,16 +65,7 @@ def trained(study: Study, piece: Piece, weights: Path | None) -> Path:
     path = study.bench.train(piece, weights)
     now = {"settings": _digest(study.plan, piece), "checkpoint": study.bench.sha256(path),
            "weights": study.bench.sha256(weights) if weights else None}  # fmt: skip
-    if not record.is_file():
-        write_atomic(record, json.dumps(now, indent=1) + "\n")
-        return path
-    before = read_json(record)
-    changed = [key for key in now if before.get(key) != now[key]]
-    if changed:
-        raise UserError(
-            f"{piece.tag}: its {' and '.join(changed)} changed since {record} was written: the comparison would mix "
-            f"two studies. Give the plan another name, or remove {record}"
-        )
+    hold_to(record, piece.tag, now)
     return path
 
 
@@ -95,14 +82,6 @@ def findings(study: Study) -> Findings:
     pretrained = {name: [bench.pretrained(Piece(name, None, seed)) for seed in plan.seeds]
                   for name in plan.needed_pretrainings}  # fmt: skip
     return Findings(plan, bench.mark, bench.fingerprint, judged, pretrained, bench.equality())
-
-
-def _make_folders(folder: Path) -> None:
-    try:
-        for name in ("pieces", "figures"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -123,18 +102,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     limit = "stop after so long with exit code 143; the same command continues (default: %(default)s)"
     parser.add_argument("--minutes", type=float, default=MINUTES, help=limit)
     return parser.parse_args(argv)
-
-
-@contextmanager
-def time_limit(minutes: float) -> Iterator[None]:
-    """SIGTERM to this process when the time is over: the training saves, and the command ends with 143."""
-    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
