@@ -43,7 +43,7 @@ TARGET = 30.0
 
 
 def real_encoder() -> PointPillars:
-    """The published first layer with its batch norm folded (facts 2.8); DataError without the samples."""
+    """The published first layer with its batch norm folded; DataError without the samples."""
     path = SAMPLES / "pointpillars" / "pfn_folded.npz"
     if not path.is_file():
         raise DataError(f"{path} is missing: this benchmark needs the real samples; set REAL_SAMPLES to their folder.")

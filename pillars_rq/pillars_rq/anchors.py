@@ -1,7 +1,7 @@
 """Anchors of every cell of the head's map, and boxes written relative to them.
 
 One size a class, at two rotations, at the centre of every cell of the map (half the grid's resolution). A class brings
-its own size, height and thresholds, so any class set is a list of `AnchorClass`. Numbers: facts 2.3.
+its own size, height and thresholds, so any class set is a list of `AnchorClass`. Numbers: zhulf0804/PointPillars.
 """
 
 # N anchors or boxes, S sizes (= classes), h x w cells of the head's map
@@ -89,7 +89,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
     """(N,7) boxes relative to (N,7) anchors: what the head learns.
 
     x, y over the anchor's diagonal; z between the CENTRES over its height; logarithms of the sizes' ratios; the plain
-    difference of the angles (facts 2.3).
+    difference of the angles.
     """
     x, y, z, w, l, h, theta = boxes.unbind(1)
     xa, ya, za, wa, la, ha, theta_a = anchors.unbind(1)

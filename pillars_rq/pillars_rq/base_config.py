@@ -1,4 +1,4 @@
-"""Configuration of a base detector's training. The defaults are the published recipe on KITTI (facts 2.1, 2.3);
+"""Configuration of a base detector's training. The defaults are the published recipe on KITTI;
 exp/base_embedded.yaml lays the small one over them, on an embedded world that is written first (data.dir: null).
 Order: defaults < --config files < --set a.b=c. Relative paths count from the folder the command is started in."""
 

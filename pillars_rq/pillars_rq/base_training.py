@@ -3,7 +3,7 @@
     python train_pointpillars.py                                         # the published recipe on KITTI
     python train_pointpillars.py --config exp/base_embedded.yaml         # small; writes its embedded world first
 
-AdamW and a one-cycle schedule (facts 2.3) on `shared.loop`: the same command continues a cut run, on CPU bit for bit.
+AdamW and a one-cycle schedule on `shared.loop`: the same command continues a cut run, on CPU bit for bit.
 `<run>/base.pth` holds the weights of the newest evaluation, at the end those of the last epoch (a one-cycle run is at
 its best there; nothing is selected on val).
 """

@@ -59,7 +59,7 @@ class Baseline(Protocol):
 
 
 def compression_ratios(sent_bytes: int, frame: SplitFrame, grid: Grid) -> dict[str, float]:
-    """How many times smaller than each of the four bases (facts 4): a ratio alone says nothing."""
+    """How many times smaller than each of the four bases: a ratio alone says nothing."""
     pillars, channels = frame.features.shape
     bases = {
         "dense_fp32_canvas": grid.cells * channels * 4,

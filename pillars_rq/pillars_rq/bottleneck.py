@@ -4,7 +4,7 @@
     vq              the same value as commitment; no gradient: the encoder is frozen. Logged only
     det             cls + 2 reg + 0.2 dir of the frozen tail on the sum of the looked-up rows
 
-The tail sees q = sum of rows, never x + sg(q - x): only so does the detection loss reach the rows (facts, section 3).
+The tail sees q = sum of rows, never x + sg(q - x): only so does the detection loss reach the rows.
 Every vector's earlier books are cut at a size drawn from the schedule, so that one book fits behind all of them; the
 draws follow from (seed, stage, epoch, frame), whatever the number of processes or workers.
 """

@@ -4,7 +4,7 @@
 
 (x, y) is the centre and z_bottom the height of the BOTTOM face. theta is KITTI's rotation_y unchanged: positive turns
 CLOCKWISE seen from above. At theta = 0 the width w lies along x and the length l along y; a corner (dx, dy) of the
-unturned box lies at (dx cos + dy sin, -dx sin + dy cos) from the centre (facts 2.6; a turn the other way is the
+unturned box lies at (dx cos + dy sin, -dx sin + dy cos) from the centre (a turn the other way is the
 commonest error of ports, and tests/test_pillar_boxes.py holds the case that tells them apart).
 
 Everything here is numpy in float64 for a few hundred boxes (evaluation, decoding, data preparation), except the overlap

@@ -123,7 +123,7 @@ class EvaluationSettings(Schema):
     # ours
     target_kb: Positive | None = None  # instead of the two numbers: the best within so many kB, frame by frame
     beam: Count = 1
-    subset_objects: Count = 41  # objects of each class in the frames judged after every epoch (facts 2.5, ceiling)
+    subset_objects: Count = 41  # objects of each class in the frames judged after every epoch (ceiling)
     grid_cells: tuple[tuple[Count, Count], ...] | None = None  # [n, k] of --mode grid; null: all the checkpoint holds
     baseline_frames: NonNegativeInt | None = None  # frames that baselines are measured on; null: all, 0: none
 

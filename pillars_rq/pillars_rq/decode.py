@@ -1,6 +1,6 @@
 """From the head's maps to boxes: best anchors, decoding, rotated NMS within a class, direction, range.
 
-The order of the published detector (facts 2.3): sigmoid; the 100 anchors with the best class score; for each class
+The order of the published detector: sigmoid; the 100 anchors with the best class score; for each class
 those above the score threshold, rotated NMS; at most 50 boxes of the frame; the angle from its half turn; at last only
 boxes whose centre of the bottom face lies inside the limits. NMS sees at most 100 boxes a class, on the CPU.
 """

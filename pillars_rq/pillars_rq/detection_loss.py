@@ -1,4 +1,4 @@
-"""The detector's three losses, named and unweighted; `WEIGHTS` are the published ones (facts 2.3).
+"""The detector's three losses, named and unweighted; `WEIGHTS` are the published ones.
 
     cls  focal loss over all anchors that are not ignored, divided by the number of positives
     reg  smooth L1 of the seven box numbers, summed, mean over the positives
@@ -40,7 +40,7 @@ def detection_losses(
     divisor: what the sums are divided by, a scalar; None: the positives here, at least 1.
 
     published_angle_loss: the published weights' own angle term (its target uses the cosine of the already overwritten
-    prediction: facts 2.3 quirk a), for continuing their training. The default is the intended one.
+    prediction), for continuing their training. The default is the intended one.
     """
     logits, deltas, directions = flat_predictions(predictions, targets.background)
     positive = targets.positive

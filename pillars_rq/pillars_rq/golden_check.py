@@ -2,7 +2,7 @@
 
     python -m pillars_rq.golden_check pretrained/epoch_160.pth 000134.bin golden_pytorch_origin.txt
 
-Rows of the golden file: x y z_bottom w l h theta score label (facts 2.5). Boxes are compared by overlap and yaw modulo
+Rows of the golden file: x y z_bottom w l h theta score label. Boxes are compared by overlap and yaw modulo
 pi, because a half turn and the last digits differ between engines.
 """
 

@@ -3,7 +3,7 @@
     x forward (W cells), y left (H cells), z up (one cell): KITTI's LiDAR frame, metres
 
 A canvas has H rows (y) and W columns (x); row 0 is the smallest y. The backbone halves it three times, so H and W are
-divisible by 8. Numbers of the default: facts of zhulf0804/PointPillars (section 2.1 of the package's facts sheet).
+divisible by 8. Numbers of the default: zhulf0804/PointPillars.
 """
 
 import math

@@ -5,7 +5,7 @@
     tailnet   canvas -> class, box and direction maps        on the server
 
 Paper: Lang et al., PointPillars, CVPR 2019 (1812.05784). Layer names, sizes and habits are those of the published
-checkpoint of zhulf0804/PointPillars (facts 2.1, 2.2): at the defaults the state holds its 126 entries and loads
+checkpoint of zhulf0804/PointPillars: at the defaults the state holds its 126 entries and loads
 strictly. Three habits of it look like mistakes and are kept, because its weights depend on them:
 
 - the offsets to the cell's centre enter twice (as channels 0, 1 and 7, 8), absolute x and y never;
@@ -136,7 +136,7 @@ def occupied_slots(points: Tensor, counts: Tensor) -> Tensor:
 def decorate_rows(rows: Tensor, pillar: Tensor, counts: Tensor, cells: Tensor, grid: Grid) -> Tensor:
     """Points (N,4) of pillars (N,) -> (N,9): x - xc, y - yc, z, r, x - mean, y - mean, z - mean, x - xc, y - yc.
 
-    (xc, yc) is the centre of the cell (P,2), the mean is that of the pillar's points (facts 2.1).
+    (xc, yc) is the centre of the cell (P,2), the mean is that of the pillar's points.
     """
     xyz = rows[:, :3]
     mean = xyz.new_zeros(len(counts), 3).index_add(0, pillar, xyz) / counts[:, None]

@@ -81,7 +81,7 @@ def validation_subset(infos: Sequence[FrameInfo], classes: Sequence[str], object
     """Indices, ascending, of a seeded choice of frames with at least `objects` objects of each class that count at
     moderate difficulty, where there are that many; all frames where there are no labels.
 
-    A perfect detector on g <= 41 objects cannot reach an R40 above (g - 1) / 40 (facts 2.5).
+    A perfect detector on g <= 41 objects cannot reach an R40 above (g - 1) / 40.
     """
     if any(info.annotations is None for info in infos):
         return list(range(len(infos)))

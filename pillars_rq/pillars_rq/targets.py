@@ -3,7 +3,7 @@
 Every size meets every box, whatever its class, with the thresholds of the size (the published habit; mmdet3d now
 assigns within a class). An anchor learns the box it overlaps most when the overlap reaches `positive_iou`; each box
 also takes its best anchors of a size, if they reach `negative_iou`; what lies between the thresholds is ignored.
-A box of no trained class has label -1: its anchors are background, and never count as positives (facts 2.3, fix c).
+A box of no trained class has label -1: its anchors are background, and never count as positives.
 """
 
 # N = h * w * S * 2 anchors, G boxes of a frame, B frames

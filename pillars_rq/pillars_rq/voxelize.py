@@ -3,7 +3,7 @@
     pillars = voxelize(points, grid, grid.max_voxels_eval)       # one frame
     batch = batch_pillars([pillars, ...]).to(device)             # several, frames without a pillar included
 
-Rules (facts 2.1, 2.6): points strictly inside the range; cell = floor((p - min) / size) in float32; the first
+Rules: points strictly inside the range; cell = floor((p - min) / size) in float32; the first
 `max_points` of a cell in input order; when there are more cells than `max_voxels`, those whose first point came first.
 Pillars stand in raster order (rows of y, then x), which is the order of the bitstream too.
 """

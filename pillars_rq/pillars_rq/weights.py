@@ -28,7 +28,7 @@ from .network import PointPillars, Widths
 
 FORMAT = "pillars_rq base 1"
 PUBLISHED = "https://github.com/zhulf0804/PointPillars/blob/main/pretrained/epoch_160.pth"
-PUBLISHED_BLOB = "10d95c49a9a17d31b3750a282e33e2d7520d1c0c"  # git's name for the published bytes (facts 2.2)
+PUBLISHED_BLOB = "10d95c49a9a17d31b3750a282e33e2d7520d1c0c"  # git's name for the published bytes
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def load_base(path: Path | str, grid: Grid | None = None, classes: Sequence[Anch
 def load_folded_encoder(model: PointPillars, path: Path | str) -> None:
     """Put a pillar encoder with its batch norm folded in (.npz: weight (D,9), bias (D,), float32) into a model.
 
-    The first layer of the published network exists in this form (facts 2.8), so real pillar features can be had
+    The first layer of the published network exists in this form, so real pillar features can be had
     without the whole of it. Meant for eval mode. Raises CheckpointError when the arrays have other shapes.
     """
     with np.load(path) as file:

@@ -17,7 +17,7 @@ from pillars_rq.weights import load_folded_encoder
 DIM = 8
 SCHEDULE = (2, 4, 8)
 SMALL_GRID = Grid((0.0, -5.12, -3.0, 10.24, 5.12, 1.0), (0.16, 0.16, 4.0))  # 64 x 64
-REDUCED = ("000000", "000001", "000003", "000005", "000006", "000008")  # the facts' training frames
+REDUCED = ("000000", "000001", "000003", "000005", "000006", "000008")  # the reference's training frames
 
 
 def features_like(count: int, seed: int = 0, dim: int = DIM) -> torch.Tensor:
@@ -55,7 +55,7 @@ def codec_of_features(features: torch.Tensor, grid: Grid, n: int, schedule: tupl
 
 
 def real_encoder(samples: Path) -> PointPillars:
-    """The published first layer, batch norm folded (facts 2.8)."""
+    """The published first layer, batch norm folded."""
     model = PointPillars(Grid.kitti()).eval()
     load_folded_encoder(model, samples / "pointpillars" / "pfn_folded.npz")
     return model

@@ -103,7 +103,7 @@ def test_half_a_turn_costs_nothing_and_the_gradient_shortens_the_difference():
 
 
 def test_the_published_angle_term_is_another_one():
-    """Facts 2.3 quirk a: the target uses the cosine of the overwritten prediction."""
+    """The published loss's quirk: the target uses the cosine of the overwritten prediction."""
     p, t = 0.8, 0.5
     wanted = targets({3: 1}, {3: [0, 0, 0, 0, 0, 0, t]})
     off = wanted.deltas.clone()

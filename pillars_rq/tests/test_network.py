@@ -42,7 +42,7 @@ def small() -> PointPillars:
 
 
 def published_entries() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of facts 2.2, written out from its table."""
+    """Names and shapes of the published checkpoint, written out."""
     entries: dict[str, tuple[int, ...]] = {"pillar_encoder.conv.weight": (64, 9, 1)}
 
     def norm(name: str, channels: int) -> None:
@@ -234,7 +234,7 @@ FEATURE_SUMS = {
 @pytest.mark.parametrize("name", FEATURE_SUMS)
 @torch.no_grad()
 def test_features_of_real_frames(real_samples, published_head, name):
-    """The published first layer on the frames of facts section 4."""
+    """The published first layer on the real frames."""
     points = np.fromfile(real_samples / f"kitti/{name}.bin", np.float32).reshape(-1, 4)
     found = voxelize(points, published_head.grid, 40_000)
     features = published_head.headnet(batch_pillars([found])).double()

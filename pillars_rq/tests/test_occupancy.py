@@ -1,4 +1,4 @@
-"""The occupancy coder: laws, the twin, and the facts' bytes on real frames."""
+"""The occupancy coder: laws, the twin, and the reference bytes on real frames."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ from pillars_rq.bitstream.occupancy import MAX_CELLS, decode_occupancy, encode_o
 from pillars_rq.grid import Grid
 from pillars_rq.voxelize import voxelize
 
-FACTS = {  # frame: occupied cells, ideal bytes of the context coder (facts, section 4)
+REFERENCE = {  # frame: occupied cells, ideal bytes of the context coder
     "000000": (3384, 839),
     "000001": (6815, 2435),
     "000003": (3032, 843),
@@ -85,16 +85,16 @@ def test_a_grid_beyond_the_coder_is_refused():
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("name", REFERENCE)
 def test_real_frames(real_samples, name):
-    """Occupied counts exact; the ideal as the facts have it, the real bytes within 2 % of it."""
+    """Occupied counts exact; the ideal as the reference has it, the real bytes within 2 % of it."""
     grid = Grid.kitti()
     coords = voxelize(real_cloud(real_samples, name), grid, grid.max_voxels_eval).coords.numpy()
     occupied = np.zeros((grid.height, grid.width), dtype=bool)
     occupied[coords[:, 0], coords[:, 1]] = True
-    count, expected = FACTS[name]
+    count, expected = REFERENCE[name]
     data = encode_occupancy(occupied)
-    print(f"{name}: {len(coords)} cells, {len(data)} bytes, ideal {ideal_bytes(occupied):.1f}, facts {expected}")
+    print(f"{name}: {len(coords)} cells, {len(data)} bytes, ideal {ideal_bytes(occupied):.1f}, reference {expected}")
     assert len(coords) == occupied.sum() == count
     assert ideal_bytes(occupied) == pytest.approx(expected, rel=0.002)
     assert len(data) <= 1.02 * expected

@@ -184,8 +184,8 @@ def test_nearest_axis_iou_is_the_rotated_one_at_right_angles():
 
 @pytest.mark.real
 def test_golden_boxes_meet_the_labels_as_published(real_samples):
-    """000134 of KITTI: detections of epoch_160 against label_2, best same-class 3D IoU in label order (facts 2.5,
-    another clipper: two of its 15 figures differ from ours by 0.0005 to 0.0009)."""
+    """000134 of KITTI: detections of epoch_160 against label_2, best same-class 3D IoU in label order (another
+    clipper: two of its 15 figures differ from ours by 0.0005 to 0.0009)."""
     golden = np.loadtxt(real_samples / "pointpillars/golden_pytorch_origin.txt")
     names, truth = read_labels(real_samples / "kitti/training", "000134")
     expected = {"Car": [0.689, 0, 0], "Cyclist": [0.807, 0.713, 0.387, 0.656, 0.763], "Pedestrian":

@@ -117,7 +117,7 @@ def test_every_cut_and_every_surplus_is_refused(baseline):
 
 @pytest.mark.real
 def test_real_frame(real_samples):
-    """000134: int8 + lzma near the facts' 65-130 KB (here each channel has its own 255 steps), the cloud below."""
+    """000134: int8 + lzma near the reference's 65-130 KB (here each channel has its own 255 steps), the cloud below."""
     model = real_encoder(real_samples)
     features, coords = real_frame(model, real_samples, "000134")
     cloud, grid = real_cloud(real_samples, "000134"), model.grid

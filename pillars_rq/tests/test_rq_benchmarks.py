@@ -14,7 +14,7 @@ from shared.benchmark import median_ratio
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PROMISED = {"benchmark", "date_utc", "commit", "command", "hardware", "versions", "results"}
-PILLARS = {"training/000000": 3384, "training/000001": 6815}  # facts, section 4
+PILLARS = {"training/000000": 3384, "training/000001": 6815}
 
 
 @pytest.fixture(scope="module")

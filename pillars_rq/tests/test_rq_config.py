@@ -13,7 +13,7 @@ from pillars_rq.progressive import describe, stages_of
 from shared.config import config_hash, load_config
 from shared.errors import ConfigError
 
-VALUES = {  # facts, section 1
+VALUES = {
     "dataset": {"name": "KITTI", "dir": "datasets", "num_classes": 3},
     "model": {"pre_trained_model": "b0", "n_codebook": 5, "pretrained_weight": "pretrained/epoch_160.pth"},
     "progressive_learning": {"enabled": True, "embedding_schedule": [16, 32, 64, 128, 256],

@@ -1,7 +1,7 @@
-"""Distortion on real frames against the facts sheet, section 4: dedicated and nested (column B) books.
+"""Distortion on real frames against reference values: dedicated and nested (column B) books.
 
-Train on six reduced frames, test on 000134 and testing/000002, as the facts do. Features come from the published first
-layer. The facts allow 10 %; better is welcome.
+Train on six reduced frames, test on 000134 and testing/000002, as the reference does. Features come from the published
+first layer. 10 % are allowed; better is welcome.
 """
 
 import pytest

@@ -116,7 +116,7 @@ def test_bad_points_are_refused(points, message):
     ],
 )
 def test_occupied_cells_of_real_frames(real_samples, name, points, in_range, occupied):
-    """Facts section 4, exactly."""
+    """Reference counts, exactly."""
     grid = replace(Grid.kitti(), max_points=1000)
     cloud = np.fromfile(real_samples / f"kitti/{name}.bin", np.float32).reshape(-1, 4)
     found = voxelize(cloud, grid, 40_000)

@@ -28,7 +28,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def clip_loss(logits: Tensor, text_ids: Tensor) -> Tensor:
-    """L_clip over pairs: symmetric InfoNCE with all equal texts as positives (facts 4.1; Radford et al. 2103.00020).
+    """L_clip over pairs: symmetric InfoNCE with all equal texts as positives (Radford et al. 2103.00020).
 
     logits (N,N) = scale * image @ text.T; with unique texts it is the usual symmetric cross-entropy.
     """

@@ -227,7 +227,7 @@ def real_truth(real_samples):
     return {row["command_token"]: row["2d_box"] for row in rows}
 
 
-VECTORS = [  # prediction from the truth, hits at 0.5 of 502, mean IoU: facts counted with the official code
+VECTORS = [  # prediction from the truth, hits at 0.5 of 502, mean IoU: counted with the official code
     (lambda b: b, 502, 1.0),
     (lambda b: [b[0], b[1], 2 * b[2], b[3]], 0, 0.5),
     (lambda b: [b[0] + 10, *b[1:]], 491, 0.84077),

@@ -1,4 +1,4 @@
-"""Distillation terms against their identities (facts 4.1) and grounding terms against their laws."""
+"""Distillation terms against their identities and grounding terms against their laws."""
 
 import math
 

@@ -6,7 +6,7 @@ Needs the real samples ($REAL_SAMPLES). Decoder and loss, forward and backward, 
 channels, 20 % of a full scan's 10-degree sectors visible:
 
 - dense: the features on R-MAE's grid (2 x 200 x 176), transposed 3D convolutions 128 -> 32 -> 8 -> 1 to the input's
-  41 x 1600 x 1408 cells (facts A4), and the cross entropy of 92 million logits;
+  41 x 1600 x 1408 cells, and the cross entropy of 92 million logits;
 - sparse: this package's decoder on the dilated sites of stride 8, targets and all.
 
 Memory is the most that the process held during the action above what it held before (VmHWM of /proc/self/status, reset

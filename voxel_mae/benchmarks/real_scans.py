@@ -1,10 +1,10 @@
-"""The facts sheet's numbers on real scans: voxels, kept shares, occupancy sites, sites by level, points in boxes.
+"""Reference numbers on real scans: voxels, kept shares, occupancy sites, sites by level, points in boxes.
 
     python benchmarks/real_scans.py
 
 Needs the real samples ($REAL_SAMPLES): three full KITTI scans, one nuScenes key frame, six labelled KITTI crops. All on
 the construction grid (0.1 x 0.1 x 0.2 m, 1408 x 1408 x 80 cells), masks at 80 %, means over draws. Nothing is trained
-or timed; the tests marked `real` hold the same numbers to the facts sheet's.
+or timed; the tests marked `real` hold the same numbers to the reference's.
 """
 
 # V voxels, N sites; coords are (b, z, y, x)

@@ -46,7 +46,7 @@ def test_the_construction_map_has_176_cells_of_80_cm():
     ("size", "radius"), [((6.2, 2.7), 2.152), ((8.5, 2.5), 2.346), ((5.8, 2.3), 1.908), ((8, 3), 2.548)]
 )
 def test_golden_radii(size, radius):
-    """Facts sheet A14, at 0.8 m cells."""
+    """By hand, at 0.8 m cells."""
     found = gaussian_radius(torch.tensor(size, dtype=torch.float64) / 0.8, 0.1)
     assert found.item() == pytest.approx(radius, abs=5e-4)
 
@@ -55,7 +55,7 @@ def test_golden_radii(size, radius):
 
 
 def by_loops(sites, boxes, classes, bev):
-    """Facts A14 in words: one box, one site at a time, in float64."""
+    """The rule in words: one box, one site at a time, in float64."""
     heat = np.zeros((len(sites), len(classes)))
     chosen = {}
     for b in range(len(boxes)):

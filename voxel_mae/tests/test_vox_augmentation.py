@@ -54,7 +54,7 @@ def test_what_is_given_stays_as_it_is_and_the_sensor_moves_along(step):
 
 
 def test_flips_are_openpcdet_s():
-    """Facts 2: "flip x" negates y and heading; "y" negates x and gives -(heading + pi)."""
+    """OpenPCDet: "flip x" negates y and heading; "y" negates x and gives -(heading + pi)."""
     along_x, along_y = flip(sample_of(), "x").boxes[0], flip(sample_of(), "y").boxes[0]
     assert along_x.tolist() == pytest.approx([6, -2, 0.5, 4, 1.5, 2, -0.3])
     assert along_y[:6].tolist() == pytest.approx([-6, 2, 0.5, 4, 1.5, 2])

@@ -167,7 +167,7 @@ def read_calibration(path):
     return rectify @ velo
 
 
-LIDAR_COUNTS = {  # facts sheet 2: points strictly inside the LiDAR boxes, reduced scans, label order, no DontCare
+LIDAR_COUNTS = {  # points strictly inside the LiDAR boxes, reduced scans, label order, no DontCare
     "000000": [377],
     "000001": [71, 9, 18],
     "000003": [674],

@@ -21,7 +21,7 @@ NAME = "rmae_cmae_isarc_4class_{}.yaml"
 PRETRAIN, PHASE_2 = (MODELS / NAME.format(f"pretraining_phase{n}") for n in (1, 2))
 FINETUNE = MODELS / NAME.format("finetune_phase1")
 ORIGINAL = Path(__file__).parent / "note_finetune_original.yaml"
-# The facts sheet's table: key path -> value in pretraining, in fine-tuning (None: not there).
+# The contract's table: key path -> value in pretraining, in fine-tuning (None: not there).
 B, O, H = "MODEL.BACKBONE_3D.", "OPTIMIZATION.", "MODEL.DENSE_HEAD."
 TABLE = {
     "MODEL.NAME": ("RMAECMAEDetectorPhase1",) * 2, "MODEL.VFE.NAME": ("MeanVFE",) * 2,

@@ -1,4 +1,4 @@
-"""Differential learning rates that survive OneCycle: facts A17's golden values, for every group at every step."""
+"""Differential learning rates that survive OneCycle: golden values, for every group at every step."""
 
 import pytest
 import torch

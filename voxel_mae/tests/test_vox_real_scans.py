@@ -1,4 +1,4 @@
-"""Real scans (outside the repository): voxel counts, realised keep ratios and points in boxes of the facts sheet."""
+"""Real scans, outside the repository: voxel counts, realised keep ratios, points in boxes, against references."""
 
 import numpy as np
 import pytest
@@ -28,14 +28,14 @@ GRID = Grid.construction()
 CROPS = ("000000", "000001", "000003", "000005", "000006", "000008", "000134")
 FULL = ("000000", "000001", "nuscenes")
 
-# facts 7: voxels, points a voxel, share with more than 5, near/mid/far, 8^3 blocks
+# voxels, points a voxel, share with more than 5, near/mid/far, 8^3 blocks
 SCANS = {
     "000000": (41_408, 2.8, 0.12, (0.46, 0.49, 0.05), 3095),
     "000001": (60_080, 2.0, 0.06, (0.27, 0.50, 0.23), 6340),
     "frame_pgf": (56_316, 1.9, 0.06, (0.22, 0.47, 0.32), 7471),
     "nuscenes": (17_477, 2.0, 0.01, (0.35, 0.47, 0.17), 3743),
 }
-# facts 2, points strictly inside, reduced scans, boxes in the LiDAR frame (the camera's tilt ignored)
+# points strictly inside, reduced scans, boxes in the LiDAR frame (the camera's tilt ignored)
 INSIDE = {
     "000000": [377],
     "000001": [71, 9, 18],
@@ -89,7 +89,7 @@ def realised(voxels, masking, draws=30):
     return [mask_batch(batch, GRID, masking, [mask_rng(0, 0, number)])[1] for number in range(draws)]
 
 
-# facts A3, 000000 / 000001 / nuScenes
+# 000000 / 000001 / nuScenes
 @pytest.mark.parametrize(
     ("masking", "wanted", "off"),
     [
@@ -106,7 +106,7 @@ def test_realised_keep_ratios(voxels, masking, wanted, off):
 
 
 def test_the_note_s_masking_leaves_little_beyond_30_m(voxels):
-    """Facts A3: 55 / 264 / 55 voxels."""
+    """55 / 264 / 55 voxels."""
     left = [np.mean([one.kept[2] for one in realised(voxels[name], TwoStage())]) for name in FULL]
     np.testing.assert_allclose(left, (55, 264, 55), rtol=0.4)
 

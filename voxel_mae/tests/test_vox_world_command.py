@@ -58,7 +58,7 @@ def test_a_quantity_out_of_tolerance_is_named():
 
 @pytest.mark.real
 def test_the_world_is_like_real_scans(real_samples):
-    """The facts sheet's table (section 7), on the construction grid."""
+    """The reference table of real scans, on the construction grid."""
     grid = Grid.construction()
     real = measure_real(real_samples, grid)
     assert sorted(one.voxels for one in real) == [17477, 41408, 56316, 60080]

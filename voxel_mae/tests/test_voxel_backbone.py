@@ -13,7 +13,7 @@ CONSTRUCTION = (81, 1408, 1408)
 
 
 def tower_parameters(backbone) -> int:
-    """Up to conv6, as facts A12 counts."""
+    """Up to conv6, as the reference counts."""
     return sum(p.numel() for name, p in backbone.named_parameters() if not name.startswith(("conv_out", "shared_conv")))
 
 
@@ -147,5 +147,5 @@ def test_level_counts_on_a_real_scan(real_samples):
     coords = kitti_sites(real_samples)
     assert level_counts(coords) == [41_408, 37_346, 18_799, 8_434, 3_184, 1_277]
     kept = torch.rand(len(coords), generator=torch.Generator().manual_seed(0)) < 0.2
-    wanted = [8_257, 17_789, 12_116, 6_070, 2_412, 1_035]  # facts A6; another draw of 20 %
+    wanted = [8_257, 17_789, 12_116, 6_070, 2_412, 1_035]  # another draw of 20 %
     assert np.allclose(level_counts(coords[kept]), wanted, rtol=0.03)

@@ -219,8 +219,8 @@ def test_occupied_blocks_of_real_scans(real_samples, frame, blocks):
     ],
 )
 def test_site_counts_and_shares_of_a_real_scan(real_samples, sectors, query, block, wanted):
-    """Facts A4, frame 000000, 20 % of the sectors kept: theirs is one draw, so it is held to the spread of ours (ten
-    degrees: a count of 1,250 to 2,500)."""
+    """The reference on frame 000000, 20 % of the sectors kept: theirs is one draw, so it is held to the spread of ours
+    (ten degrees: a count of 1,250 to 2,500)."""
     coords = kitti_sites(real_samples)
     draws = [shares(coords, radial(coords, sectors, 0.2, seed), query, block) for seed in range(8)]
     tolerance = 3 * np.std(draws, axis=0) + 0.02 * np.array(wanted)

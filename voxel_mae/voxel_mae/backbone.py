@@ -1,4 +1,4 @@
-"""The VoxelNeXt backbone: a sparse residual tower of six levels, and its bird's-eye view (facts A12).
+"""The VoxelNeXt backbone: a sparse residual tower of six levels, and its bird's-eye view.
 
     conv_input   SubM3  C -> 16                                      stride 1   (81, 1408, 1408) at the default grid
     conv1        2 residual blocks, 16                               stride 1

@@ -1,4 +1,4 @@
-"""Voxel contrast at conv4: student and teacher features of one site belong together (facts A8, A9).
+"""Voxel contrast at conv4: student and teacher features of one site belong together.
 
     infonce       a site against other sites of the teacher       [roadmap]
     relational    equal relations among the sites                 CMAE-3D, doi 10.1007/s11263-024-02313-2

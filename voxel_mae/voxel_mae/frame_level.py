@@ -1,4 +1,4 @@
-"""Frame contrast: one vector a cloud, against those of earlier clouds in two queues (facts A10; CMAE-3D eq. 15).
+"""Frame contrast: one vector a cloud, against those of earlier clouds in two queues (CMAE-3D eq. 15).
 
     z = MLP(max over voxels of conv4), L2 norm
     infonce      positive: the teacher's vector of the same cloud; negatives: the teacher's queue

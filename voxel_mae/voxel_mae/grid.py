@@ -5,7 +5,7 @@
     centres = grid.centres_m(coords)                 # low + (i + 0.5) size
 
 Coordinates are stored z, y, x (with the sample before them in a batch), as sparse convolutions want them. The sparse
-shape has one z layer more than there are cells (OpenPCDet's habit; facts A1), so 80 layers give 81/41/21/11/6/3.
+shape has one z layer more than there are cells (OpenPCDet's habit), so 80 layers give 81/41/21/11/6/3.
 """
 
 # V voxels, N points; nx, ny, nz cells along x, y, z
@@ -46,7 +46,7 @@ class Grid:
 
     @classmethod
     def construction(cls) -> "Grid":
-        """The construction set's grid (facts 2): 1408 x 1408 x 80 cells."""
+        """The construction set's grid: 1408 x 1408 x 80 cells."""
         return cls((-70.4, -70.4, -6.0, 70.4, 70.4, 10.0), (0.1, 0.1, 0.2))
 
     @property
@@ -78,7 +78,7 @@ class Grid:
         return cells.new_tensor(self.range_m[:3]) + (cells + 0.5) * cells.new_tensor(self.voxel_m)
 
     def keys(self, coords: Tensor) -> Tensor:
-        """coords (V,4) sample, z, y, x -> (V,) int64, a different number for every site (facts A6)."""
+        """coords (V,4) sample, z, y, x -> (V,) int64, a different number for every site."""
         depth, height, width = self.shape_zyx
         b, z, y, x = coords.long().unbind(1)
         return ((b * depth + z) * height + y) * width + x

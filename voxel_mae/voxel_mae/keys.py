@@ -1,4 +1,4 @@
-"""One number per site, and what follows from it: finding sites, matching two sets of them, neighbourhoods (facts A6).
+"""One number per site, and what follows from it: finding sites, matching two sets of them, neighbourhoods.
 
     keys = site_keys(coords, shape)                        # ((b D + z) H + y) W + x, int64
     rows_s, rows_t = align(student_keys, teacher_keys)     # the rows of the common sites, in one order

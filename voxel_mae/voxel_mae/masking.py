@@ -11,7 +11,7 @@
     calibrated    each with g = min(1, (1-m) / share)     mask with mask_probs[band]          kept LESS, 1-m overall
 
 S counts the sectors that hold a voxel. In two_stage the stages multiply, so its realised share is far below 1-m; that
-is why `calibrated` divides by `share`, the share that stage 2 keeps. Formulas: facts A2, A3. No mask is empty or full:
+is why `calibrated` divides by `share`, the share that stage 2 keeps. No mask is empty or full:
 see `_neither_empty_nor_full`. Every field of a kind changes its masks; what a kind does not use it does not have.
 """
 
@@ -191,7 +191,7 @@ KINDS: dict[str, Callable[..., Masking]] = {
 
 
 def calibrated_chance(ratio: float, keep_probs: np.ndarray) -> float:
-    """g = min(1, (1 - ratio) / mean keep_probs) for voxels that stage 2 keeps with keep_probs (V,) (facts A3 (e))."""
+    """g = min(1, (1 - ratio) / mean keep_probs) for voxels that stage 2 keeps with keep_probs (V,)."""
     share = float(keep_probs.mean()) if len(keep_probs) else 0.0
     return 1.0 if share <= 1 - ratio else (1 - ratio) / share
 

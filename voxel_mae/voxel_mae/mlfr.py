@@ -1,4 +1,4 @@
-"""Multi-level feature reconstruction: the student's levels, decoded, against the teacher's (facts A7; CMAE-3D eq. 11).
+"""Multi-level feature reconstruction: the student's levels, decoded, against the teacher's (CMAE-3D eq. 11).
 
     L = sum over levels l of  w_l d( D_l(f_s)[k], stop(f_t)[k] )     over the common sites k
 

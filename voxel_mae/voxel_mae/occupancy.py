@@ -1,4 +1,4 @@
-"""Occupancy: which 8^3 blocks of the full cloud hold a voxel, asked at sparse places only (facts A4).
+"""Occupancy: which 8^3 blocks of the full cloud hold a voxel, asked at sparse places only.
 
     head = Occupancy(OccupancySettings(), channels=128)
     found = head(student_conv4, all_coords, keep)         # loss, logits, targets, sites, diagnostics

@@ -1,4 +1,4 @@
-"""Pretraining: a student that sees the masked cloud, a teacher that sees all of it, and up to four losses (facts A11).
+"""Pretraining: a student that sees the masked cloud, a teacher that sees all of it, and up to four losses.
 
     pretrainer = Pretrainer(backbone, PretrainSettings(weights={"occupancy": 1.0, "mlfr": 1.0, ...}), total_steps=T)
     losses, diagnostics = pretrainer(batch, keep)      # named, unweighted; weights are applied once, by the loop

@@ -3,7 +3,7 @@
     x = sparse_tensor(features, coords, shape_zyx, batch_size)         # checked
     x = Chain(SubM3d(3, 16, key="1"), Norm(16), nn.ReLU())(x)           # layers on tensors, others on their features
 
-What spconv (2.3.6, facts section 6) does, and what is done here:
+What spconv (2.3.6) does, and what is done here:
 
 - its default algorithms need CUDA: the algorithm is chosen at every call from the features' device, Native on CPU;
 - a kernel of 1 reads its weight transposed: those layers are `Pointwise`, a Linear layer;
@@ -174,7 +174,7 @@ def subm3d(inputs: int, outputs: int, kernel: int = 3, *, bias: bool = False, ke
 
 
 class Norm(nn.BatchNorm1d):
-    """Batch norm over sites (eps 1e-3, momentum .01, facts A12). Fewer than two sites have no statistics: they are
+    """Batch norm over sites (eps 1e-3, momentum .01). Fewer than two sites have no statistics: they are
     normalised by the running ones, which then stay as they are."""
 
     def __init__(self, channels: int):

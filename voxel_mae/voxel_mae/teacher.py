@@ -1,4 +1,4 @@
-"""The teacher: a copy of the student's encoder that sees the whole cloud and follows the student slowly (facts A5).
+"""The teacher: a copy of the student's encoder that sees the whole cloud and follows the student slowly.
 
     teacher = Teacher(backbone, TeacherSettings(), total_steps=3000)
     levels = teacher.encode(features, coords, batch_size)     # no gradient

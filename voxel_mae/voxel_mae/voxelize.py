@@ -3,7 +3,7 @@
     voxels = voxelize(points, grid, grid.max_voxels_eval)         # one frame
     batch = batch_voxels([voxels, ...], sensors).to(device)       # several, frames without a voxel included
 
-Rules (facts A1): cell = floor((p - min) / size) in float64; the feature is the mean of the first `max_points` points of
+Rules: cell = floor((p - min) / size) in float64; the feature is the mean of the first `max_points` points of
 a cell in input order (OpenPCDet's MeanVFE), summed in float64 so that the order of an uncapped cell's points changes
 nothing; when there are more cells than `max_voxels`, those whose first point came first stay, and `dropped` counts the
 others. Voxels stand in raster order (z, then y, then x).

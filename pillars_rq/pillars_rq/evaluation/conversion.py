@@ -26,7 +26,7 @@ def detections_to_kitti(
 
     Boxes whose eight corners project beside the image (clipped to [0, w] x [0, h] nothing is left) are dropped. Without
     calibration or image size nothing is dropped, and the 2D box and alpha are -1 and -10, KITTI's "unknown".
-    alpha = rotation_y - atan2(x, z) (facts 2.5), brought with rotation_y into [-pi, pi).
+    alpha = rotation_y - atan2(x, z), brought with rotation_y into [-pi, pi).
 
     Raises ValueError for other shapes or a label that is not a place in `classes`.
     """

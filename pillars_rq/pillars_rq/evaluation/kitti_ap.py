@@ -1,4 +1,4 @@
-"""Average precision by KITTI's protocol, on the CPU, for all frames at once (facts 2.5).
+"""Average precision by KITTI's protocol, on the CPU, for all frames at once.
 
     ap = kitti_ap(ground_truths, detections, ("Pedestrian", "Cyclist", "Car"))
     ap["R40"]["3d"]["Car"]["moderate"]        # percent; "overall" is the mean over the classes

@@ -1,4 +1,4 @@
-"""Training augmentation, in the published order (facts 2.4), from one generator a sample.
+"""Training augmentation, in the published order, from one generator a sample.
 
     paste objects of the database -> shake each object -> flip y -> turn and scale everything -> range -> shuffle
 

@@ -3,9 +3,9 @@
     LiDAR   x forward, y left, z up; a box is x, y, z_bottom, w, l, h, theta          (see boxes.py)
     camera  x right, y down, z forward, rectified; a box is location (bottom centre), dimensions l, h, w, rotation_y
 
-A location in the camera is R0_rect Tr_velo_to_cam (x, y, z_bottom, 1); sizes and theta = rotation_y pass unchanged
-(facts 2.3). Data without calibration (`Calibration.lidar_only`) use the plain exchange of axes x = -y, y = -z, z = x,
-so that the same label and result files serve them; nothing can be projected into an image then.
+A location in the camera is R0_rect Tr_velo_to_cam (x, y, z_bottom, 1); sizes and theta = rotation_y pass unchanged.
+Data without calibration (`Calibration.lidar_only`) use the plain exchange of axes x = -y, y = -z, z = x, so that
+the same label and result files serve them; nothing can be projected into an image then.
 """
 
 # N boxes, P points

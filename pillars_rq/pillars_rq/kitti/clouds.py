@@ -11,7 +11,7 @@ from shared.errors import DataError
 from .calibration import Calibration
 
 POINT_BYTES = 16
-MAX_DEPTH_M = 100.0  # of the camera's frustum (facts 2.4: near .001, far 100)
+MAX_DEPTH_M = 100.0  # of the camera's frustum (near .001, far 100)
 MIN_DEPTH_M = 0.001
 
 
@@ -53,7 +53,7 @@ def read_points(path: Path, expected: int | None = None) -> np.ndarray:
 def in_view(points: np.ndarray, calib: Calibration, image_hw: tuple[int, int]) -> np.ndarray:
     """(P,) whether a LiDAR point lies in the camera's frustum and projects into the image.
 
-    The frustum's planes pass through the image's corners; near .001 m, far 100 m before the camera (facts 2.4).
+    The frustum's planes pass through the image's corners; near .001 m, far 100 m before the camera.
     """
     pixels = calib.to_camera(points[:, :3]) @ calib.matrices["P2"][:3, :3].T + calib.matrices["P2"][:3, 3]
     depth = pixels[:, 2]  # along the optical axis from the camera's own centre

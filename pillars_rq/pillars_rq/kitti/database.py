@@ -24,7 +24,7 @@ from .clouds import read_points
 from .infos import FrameInfo, read_json
 from .layout import KittiRoot
 
-MIN_POINTS = {"Car": 5, "Pedestrian": 10, "Cyclist": 10}  # of an object that may be pasted (facts 2.4)
+MIN_POINTS = {"Car": 5, "Pedestrian": 10, "Cyclist": 10}  # of an object that may be pasted
 MIN_POINTS_OTHER = 5
 
 
@@ -83,7 +83,7 @@ class Pasted:
 
 
 class GroundTruthDatabase:
-    """The objects that may be pasted: difficulty not -1, enough points (facts 2.4)."""
+    """The objects that may be pasted: difficulty not -1, enough points."""
 
     def __init__(self, root: KittiRoot, classes: Sequence[str], min_points: Mapping[str, int] = MIN_POINTS):
         """Raises DataError when the root was not prepared or the file is damaged."""

@@ -6,7 +6,7 @@
         "calib": {"P2": 4x4, "R0_rect": 4x4, "Tr_velo_to_cam": 4x4, ...} or null,
         "annos": {"name": [...], "bbox": [[...]], ...} or null}}}
 
-The names inside are those of the field's pickled infos (facts 2.4). Paths are relative to the data root.
+The names inside are those of the field's pickled infos. Paths are relative to the data root.
 """
 
 import json

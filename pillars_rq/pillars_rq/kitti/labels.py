@@ -2,7 +2,7 @@
 
     name truncated occluded alpha  x1 y1 x2 y2  h w l  x y z  rotation_y [score]
 
-In memory the sizes stand as l, h, w (the order of the infos, facts 2.4); files keep h, w, l, and only this module
+In memory the sizes stand as l, h, w (the order of the infos); files keep h, w, l, and only this module
 knows of the difference. A file without lines is a frame without objects. DontCare rows mark regions of the image.
 """
 
@@ -19,7 +19,7 @@ from shared.errors import DataError
 DONT_CARE = "DontCare"
 NAMES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", DONT_CARE)
 DIFFICULTIES = ("easy", "moderate", "hard")
-MIN_HEIGHT_PX = (40, 25, 25)  # in the image, for each difficulty (facts 2.4): strictly above
+MIN_HEIGHT_PX = (40, 25, 25)  # in the image, for each difficulty: strictly above
 MAX_OCCLUSION = (0, 1, 2)
 MAX_TRUNCATION = (0.15, 0.30, 0.50)
 NO_ALPHA = -10.0

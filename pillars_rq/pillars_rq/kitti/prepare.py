@@ -3,7 +3,7 @@
     python prepare_kitti.py --data_root DIR [--prefix kitti] [--only_present] [--workers N] [--validate]
 
 writes velodyne_reduced/, PREFIX_infos_{train,val,trainval,test}.json, PREFIX_dbinfos_train.json and PREFIX_gt_database/
-(facts 2.4, JSON in place of pickles). Without calibration or images the clouds stay whole and there will be no 2D AP;
+(JSON in place of pickles). Without calibration or images the clouds stay whole and there will be no 2D AP;
 it says so. A split whose frames lie in a folder that is absent (testing) is left out, which it says too.
 """
 

@@ -1,6 +1,6 @@
 """The residual quantizer: n books of rows whose sums stand for pillar features, grown without touching what is there.
 
-    x  ~  C_1[i_1] + C_2[i_2] + ... + C_n[i_n]          (facts, section 3)
+    x  ~  C_1[i_1] + C_2[i_2] + ... + C_n[i_n]
 
 **Prefixes.** The first k rows of a book *are* its k-book, so one set of books serves every (n, k): fewer books by
 stopping the sum early, fewer bits by searching fewer rows. This holds because rows are never moved once finished:

@@ -1,6 +1,6 @@
 """Books fitted to distortion alone, by Lloyd's algorithm: no detector, seconds on a CPU.
 
-`fit_dedicated` fits books for one size, the yardstick of the nested ones (facts, section 4). `fit_nested` fits books
+`fit_dedicated` fits books for one size, the yardstick of the nested ones. `fit_nested` fits books
 whose every prefix serves, growing along the schedule behind residuals of random sizes. Both start from data and seed
 dead rows again; the nested rows of smaller sizes stay where they are.
 """
@@ -38,7 +38,7 @@ def fit_nested(
 
     Args:
         random_k: residuals behind prefixes drawn for every vector; False: behind the whole earlier books, which is
-            better at the largest size and worse at the others (facts, table A against B).
+            better at the largest size and worse at the others.
     """
     quantizer = ResidualQuantizer(n, schedule, features.shape[1])
     for book in range(n):

@@ -1,6 +1,6 @@
 """Counting a written world: the figures of the real data set beside those of the world.
 
-Works on any Talk2Car root with tags.json; the real figures are those of the facts this world imitates.
+Works on any Talk2Car root with tags.json; the real figures are those this world imitates.
 """
 
 import json

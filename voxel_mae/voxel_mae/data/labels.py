@@ -107,7 +107,7 @@ def class_ids(
 
 
 def read_kitti_labels(path: Path, calib: Path) -> Labels:
-    """A label_2 file in the LiDAR frame, DontCare left out (facts 2).
+    """A label_2 file in the LiDAR frame, DontCare left out.
 
     p = inv(R0_rect Tr_velo_to_cam) (x, y, z), the bottom centre; the box's centre is half its height above it; sizes
     (l, w, h); heading -(rotation_y + pi/2). The camera's tilt is ignored.

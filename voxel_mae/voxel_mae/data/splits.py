@@ -4,7 +4,7 @@
     five_percent = label_budget(train, 0.05, seed=0)                # nested: 5 % lies within 20 %
 
 The sequence of a frame is its id up to the last underscore (`site3_000041` -> `site3`); an id without an underscore is
-a sequence of its own. Uniformly drawn frames would hide what few labels cost (facts 7: MV-JAR's scene-wise subsets).
+a sequence of its own. Uniformly drawn frames would hide what few labels cost (MV-JAR's scene-wise subsets).
 """
 
 # F frames
