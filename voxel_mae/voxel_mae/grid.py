@@ -10,20 +10,16 @@ shape has one z layer more than there are cells (OpenPCDet's habit), so 80 layer
 
 # V voxels, N points; nx, ny, nz cells along x, y, z
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from shared.errors import ConfigError
-
-WHOLE = 1e-3  # cells; a range of 140.8 m in steps of 0.1 m is not exactly 1408 in floating point
+from shared.metric_grid import MetricGrid
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(MetricGrid):
     """Range and cell size in metres, and the limits of what is kept in it.
 
     range_m: x, y, z smallest, then x, y, z largest. voxel_m: cell size along x, y, z.
@@ -33,16 +29,9 @@ class Grid:
     Raises ConfigError when the numbers do not make a whole number of cells.
     """
 
-    range_m: tuple[float, float, float, float, float, float]
-    voxel_m: tuple[float, float, float]
     max_points: int = 5
     max_voxels_train: int = 150_000
     max_voxels_eval: int = 150_000
-
-    def __post_init__(self):
-        object.__setattr__(self, "range_m", tuple(float(value) for value in self.range_m))
-        object.__setattr__(self, "voxel_m", tuple(float(value) for value in self.voxel_m))
-        self._check_numbers()
 
     @classmethod
     def construction(cls) -> "Grid":
@@ -52,7 +41,7 @@ class Grid:
     @property
     def cells_zyx(self) -> tuple[int, int, int]:
         """nz, ny, nx: cells that points can fall into."""
-        nx, ny, nz = (round(self._cells(axis)) for axis in range(3))
+        nx, ny, nz = self.cells_xyz
         return nz, ny, nx
 
     @property
@@ -82,28 +71,3 @@ class Grid:
         depth, height, width = self.shape_zyx
         b, z, y, x = coords.long().unbind(1)
         return ((b * depth + z) * height + y) * width + x
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain Python for a checkpoint; `Grid(**grid.as_dict()) == grid`."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    def _cells(self, axis: int) -> float:
-        return (self.range_m[axis + 3] - self.range_m[axis]) / self.voxel_m[axis]
-
-    def _check_numbers(self) -> None:
-        if len(self.range_m) != 6 or len(self.voxel_m) != 3:
-            raise ConfigError(
-                f"grid: range_m has {len(self.range_m)} numbers and voxel_m {len(self.voxel_m)}; they are x, y, z "
-                "smallest and x, y, z largest (6), and a cell's x, y, z (3)"
-            )
-        if not all(map(math.isfinite, self.range_m + self.voxel_m)) or min(self.voxel_m) <= 0:
-            raise ConfigError(f"grid: range_m {self.range_m}, voxel_m {self.voxel_m}: finite, and cells above 0 m")
-        for axis, name in enumerate("xyz"):
-            cells = self._cells(axis)
-            if cells < 0.5 or abs(cells - round(cells)) > WHOLE:
-                raise ConfigError(
-                    f"grid: {self.range_m[axis]} to {self.range_m[axis + 3]} m along {name} is {cells:.4g} cells of "
-                    f"{self.voxel_m[axis]} m, not a whole number: change one of them"
-                )
-        if min(self.max_points, self.max_voxels_train, self.max_voxels_eval) < 1:
-            raise ConfigError("grid: max_points, max_voxels_train and max_voxels_eval must be at least 1")
