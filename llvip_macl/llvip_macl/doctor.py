@@ -8,6 +8,7 @@ Exit code 0 when all is well, 2 when something must be mended; every problem is 
 imports without torch, mmcv and mmdet. `require_stack()` is the quick form that `llvip_macl.register` calls.
 """
 
+import argparse
 import importlib
 import importlib.util
 import sys
@@ -148,9 +149,10 @@ def examine(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the report; the exit code says whether something must be mended."""
-    if argv:
-        print(__doc__)
-        return 0 if argv[0] in ("-h", "--help") else 2
+    parser = argparse.ArgumentParser(
+        prog="python -m llvip_macl.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(argv)
     report = examine()
     print("\n".join(report.lines))
     for problem in report.problems:
@@ -160,4 +162,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -7,7 +7,7 @@ _base_ = [
 ]
 
 macl_head = dict(type="MACLHead")
-embedded = dict(pairs=(300, 60))
+embedded = dict(pairs=(240, 60))
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),
@@ -27,7 +27,7 @@ train_dataloader = dict(batch_size=4, num_workers=2, dataset=dict(pipeline=train
 val_dataloader = dict(batch_size=4, num_workers=1, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# From scratch, so faster than the fine-tuning of released weights: 8 epochs of 75 steps.
+# From scratch, so faster than the fine-tuning of released weights: 8 epochs of 60 steps.
 train_cfg = dict(max_epochs=8, val_interval=4)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=40),

@@ -42,7 +42,7 @@ NO_IMAGE = -1
 
 @dataclass(frozen=True)
 class DhnSettings:
-    """Keys of `dhn` (facts 2.2); K and m are understood as queue_size and momentum.
+    """Keys of `dhn`; K and m are understood as queue_size and momentum.
 
     mode: "columns" adds the negatives to MACL's softmax, "separate" makes a term of its own (weight `dhn_weight`).
     """

@@ -33,7 +33,7 @@ UNSET = "unset"  # norm_type that use_bn decides
 
 @dataclass(frozen=True)
 class MaclSettings:
-    """Keys of `macl_head` (facts 2.1); `temperature` is understood as tau.
+    """Keys of `macl_head`; `temperature` is understood as tau.
 
     use_bn, norm_type: norm_type ("LN", "GN", "BN" or None) wins; unset, it is "BN" with use_bn, else "LN".
     norm_groups: of "GN"; unset, groups of 8 channels. dropout: after the first hidden layer.

@@ -32,7 +32,7 @@ CBAM_KERNEL = 7  # pixels, as in the CBAM paper
 
 @dataclass(frozen=True)
 class MspSettings:
-    """Keys of `msp_module` (facts 2.3). alpha_penalty: weight of the sum of alpha^2 in the loss (1e-4; 0: none)."""
+    """Keys of `msp_module`. alpha_penalty: weight of the sum of alpha^2 in the loss (1e-4; 0: none)."""
 
     channels: int = 256
     alpha: float = 0.5

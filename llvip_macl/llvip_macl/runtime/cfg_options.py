@@ -95,8 +95,21 @@ def apply_options(cfg: Any, options: Mapping[str, Any], accepts: Accepts | None 
     accepts = accepts or constructor_accepts
     for key in sorted(options, key=lambda key: not key.endswith(".type")):
         check_key(cfg.to_dict(), key, accepts)
+        _make_way(cfg, key.split(".")[:-1])
         cfg.merge_from_dict({key: options[key]})
     return frozenset(options)
+
+
+def _make_way(cfg: Any, tables: Sequence[str]) -> None:
+    """An empty table where the config has None on the way to a key: MMEngine would not merge into that."""
+    node = cfg
+    for name in tables:
+        place = int(name) if isinstance(node, list | tuple) else name
+        if isinstance(place, str) and name not in node:
+            return
+        if node[place] is None:
+            node[place] = {}
+        node = node[place]
 
 
 def check_key(tree: Mapping[str, Any], key: str, accepts: Accepts) -> None:

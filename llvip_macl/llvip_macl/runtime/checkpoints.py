@@ -238,7 +238,10 @@ def _named(folder: Path) -> Path | None:
     """The file that last_checkpoint names: by its last part, since MMEngine writes whole paths there."""
     try:
         name = Path((folder / LAST).read_text(encoding="utf-8").strip()).name
-    except (OSError, UnicodeDecodeError):
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        log.warning("%s cannot be read (%s)", folder / LAST, error)
         return None
     if not name or not (folder / name).is_file():
         log.warning("%s names %r, which is not there", folder / LAST, name)

@@ -83,6 +83,29 @@ def need_seed(cfg: Table, context: Context) -> list[str]:
     return ["randomness.seed is not set: 0 is used, so that the run can be repeated"]
 
 
+NUMBERS = {  # key -> (kind, least value): what MMEngine would only notice far from the config
+    "train_cfg.max_epochs": (int, 1),
+    "train_cfg.val_interval": (int, 1),
+    "optim_wrapper.optimizer.lr": (float, 0),
+    **{f"{loader}.batch_size": (int, 1) for loader in LOADERS},
+    **{f"{loader}.num_workers": (int, 0) for loader in LOADERS},
+}
+
+
+def check_numbers(cfg: Table, context: Context) -> list[str]:
+    """Numbers that are strings, or too small."""
+    for key, (kind, least) in NUMBERS.items():
+        table, *rest = key.split(".")
+        value: Any = cfg.get(table)
+        for part in rest:
+            value = value.get(part) if isinstance(value, Mapping) else None
+        right = isinstance(value, int | kind) and not isinstance(value, bool) and value >= least
+        if value is not None and not right:
+            what = "a whole number" if kind is int else "a number"
+            raise ConfigError(f"{key} is {value!r}: it must be {what} of at least {least}.")
+    return []
+
+
 # --- model ------------------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +341,7 @@ def choose_backend(cfg: Table, context: Context) -> list[str]:
 # What concerns a model and its data, and not how it is trained.
 TEST_RULES: tuple[Rule, ...] = (
     refuse_mmdet2,
+    check_numbers,
     need_seed,
     merge_macl_head,
     spread_norm,
@@ -330,6 +354,7 @@ TEST_RULES: tuple[Rule, ...] = (
 )
 RULES: tuple[Rule, ...] = (
     refuse_mmdet2,
+    check_numbers,
     need_seed,
     merge_macl_head,
     spread_norm,

@@ -13,6 +13,7 @@ from shared.errors import ConfigError, DataError
 LAYOUTS = {"LLVIPDataset": "llvip", "KAISTDataset": "kaist"}
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 DEFAULTS = {"pairs": (300, 60), "size_hw": (128, 160), "seed": 0, "misalignment_px": 0, "parent": None}
+LABEL_VERSION = "embedded world (drawn)"
 
 Table = MutableMapping[str, Any]
 
@@ -62,6 +63,7 @@ def find_data(cfg: Table, project: Path) -> list[str]:
     roots = {kind: _draw(cfg, kind, project) for kind in dict.fromkeys(one.get("type") for one in rootless)}
     for dataset in rootless:
         dataset["data_root"] = str(roots[dataset["type"]])
+        dataset["label_version"] = LABEL_VERSION  # whatever the config says of the real labels
     where = ", ".join(str(root) for root in roots.values())
     return [f"EMBEDDED WORLD: no data_root is set, so this run uses drawn street scenes in {where}. Its numbers say "
             "nothing about LLVIP or KAIST."]  # fmt: skip

@@ -6,7 +6,7 @@ its batch without reading the ones before.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -15,9 +15,10 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
 from torch.utils.data import BatchSampler, DataLoader
 
 from shared.errors import ConfigError
-from shared.loader import make_loader
+from shared.loader import iterate, make_loader
 
 TIMEOUT_S = 120.0
+SHOWN = 8  # samples that a message names
 IGNORED = ("persistent_workers", "prefetch_factor", "worker_init_fn", "disable_subprocess_warning", "multiprocessing_context")  # fmt: skip  # noqa: E501
 
 
@@ -40,6 +41,37 @@ class PositionedBatches:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+class TellingBatches:
+    """A loader as MMEngine's validation and test loops use it (length, data set, iteration), with `iterate`'s care."""
+
+    def __init__(self, loader: DataLoader):
+        self.loader, self.dataset = loader, loader.dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        return batches_of(self.loader)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+def batches_of(loader: DataLoader) -> Iterator[Any]:
+    """One pass over a loader; a worker that dies, hangs or raises is told with the paths of the samples it read.
+
+    Raises as `shared.loader.iterate`.
+    """
+    return iterate(loader, names_by(loader.dataset))
+
+
+def names_by(dataset: Any) -> Callable[[Sequence], str]:
+    """A function from a batch's keys to its samples' names: visible images where the data set knows them."""
+
+    def name(key: Any) -> str:
+        info = dataset.get_data_info(int(key)) if hasattr(dataset, "get_data_info") else {}
+        return str(info.get("img_path", key))
+
+    return lambda keys: ", ".join(name(key) for key in keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
 
 
 def build_loader(config: Mapping[str, Any] | DataLoader, seed: int | None, same_seed: bool = True) -> DataLoader:

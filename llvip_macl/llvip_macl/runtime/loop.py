@@ -24,7 +24,7 @@ from shared.errors import CheckpointError, NonFiniteError
 from shared.metrics import RunningMeans
 
 from .checkpoints import plain
-from .loader import positioned
+from .loader import batches_of, positioned
 from .schedules import warmup_warning
 
 SMALLEST_SCALE = 1e-3  # of float16's loss scaling: below it every gradient overflows, which is no accident any more
@@ -85,6 +85,7 @@ class PairedEpochLoop(EpochBasedTrainLoop):
         """The rest of the epoch at hand."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
+        self._group_batches()
         with run_module.deferred():
             for data_batch in self._batches():
                 self.run_iter(self.batch, data_batch)
@@ -93,10 +94,17 @@ class PairedEpochLoop(EpochBasedTrainLoop):
                 self.runner.save_now()
                 run_module.stop()
 
+    def _group_batches(self) -> None:
+        """Let an accumulation end with the epoch, its last group being smaller: MMEngine's would reach into the next
+        epoch, and the checkpoint between them would be without its gradients."""
+        wrapper = self.runner.optim_wrapper
+        if wrapper._accumulative_counts > 1:
+            wrapper.initialize_count_status(self.runner.model, self.batch, len(self.dataloader))
+
     def _batches(self) -> Iterator[Any]:
         positioned(self.dataloader).set_position(self._epoch, self.batch)
         try:
-            yield from run_module.iterate(self.dataloader)
+            yield from batches_of(self.dataloader)
         except run_module.Interrupted:  # the loader gave up waiting for data; other processes are not here to save
             if self.runner.world.size == 1 and self.batch:
                 self.runner.save_now()

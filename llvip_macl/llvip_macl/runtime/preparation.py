@@ -15,6 +15,7 @@ import torch
 
 from shared.errors import ConfigError
 
+from .building import sentence
 from .cfg_options import apply_options, parse_options
 from .config_rules import RULES, TEST_RULES, Context, apply_rules
 from .console import quiet_imports
@@ -76,8 +77,8 @@ def read_config(path: str) -> Any:
 
         try:
             return Config.fromfile(path)
-        except (SyntaxError, KeyError, FileNotFoundError, TypeError) as error:
-            raise ConfigError(f"the config {path} cannot be read: {type(error).__name__}: {error}") from error
+        except Exception as error:  # a config is Python: its code may raise anything
+            raise ConfigError(f"the config {path} cannot be read: {sentence(error)}") from error
 
 
 def project_of(config: str) -> Path:

@@ -11,6 +11,7 @@ bit for bit as one that was never cut.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Mapping
@@ -34,8 +35,9 @@ from shared.metrics_log import MetricsLog
 from shared.run import World, deferred
 
 from . import checkpoints
+from .building import told
 from .console import add_filter
-from .loader import build_loader
+from .loader import TellingBatches, build_loader
 from .schedules import apply_settings, differences, replay, settings_of
 
 KEPT_ITERATIONS = 2  # iter_*.pth
@@ -84,6 +86,22 @@ class PairedRunner(Runner):
         add_filter(logger)
         return logger
 
+    # A wrong argument in the config is told as such.
+    build_model = told(Runner.build_model, "model")
+    build_optim_wrapper = told(Runner.build_optim_wrapper, "optim_wrapper")
+    build_param_scheduler = told(Runner.build_param_scheduler, "param_scheduler")
+    build_evaluator = told(Runner.build_evaluator, "evaluator")
+    build_train_loop = told(Runner.build_train_loop, "train_cfg or train_dataloader")
+    register_hooks = told(Runner.register_hooks, "default_hooks or custom_hooks")
+
+    def build_val_loop(self, loop: Any) -> Any:
+        """MMEngine's loop, over batches whose troubles are told by sample."""
+        return _telling(told(super().build_val_loop, "val_cfg or val_dataloader")(loop))
+
+    def build_test_loop(self, loop: Any) -> Any:
+        """As `build_val_loop`."""
+        return _telling(told(super().build_test_loop, "test_cfg or test_dataloader")(loop))
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """MMEngine's wrapper; on the CPU, where it would name a device by number, one without device ids."""
         if not self.distributed or torch.cuda.is_available() or is_model_wrapper(model):
@@ -101,9 +119,13 @@ class PairedRunner(Runner):
         return build_loader(dataloader, seed, same_seed=not diff_rank_seed)
 
     def share_buffers(self) -> None:
-        """Give every process rank 0's buffers (statistics, queues): they are judged and saved as one model."""
-        if self.distributed:
-            for buffer in self.bare.buffers():
+        """Give every process rank 0's buffers (statistics, queues; those of averaged weights too): they are judged
+        and saved as one model."""
+        if not self.distributed:
+            return
+        averaged = [hook.ema_model for hook in self.hooks if hasattr(hook, "ema_model")]
+        for module in (self.bare, *averaged):
+            for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
 
     # --- saving ---
@@ -163,12 +185,17 @@ class PairedRunner(Runner):
             "epoch": epoch,
             "iter": iteration,
             "seed": self.seed,
-            "cfg": self.cfg.pretty_text,
+            "cfg": self._config_text,
             "dataset_meta": checkpoints.plain(dict(dataset)),
             "experiment_name": self.experiment_name,
             "mmengine_version": mmengine.__version__,
             "time": time.strftime("%Y%m%d_%H%M%S"),
         }
+
+    @functools.cached_property
+    def _config_text(self) -> str:
+        """Formatting it takes half a second: once, not at every save."""
+        return self.cfg.pretty_text
 
     def _config_name(self) -> str:
         return Path(self.cfg.filename).name if self.cfg.filename else ""
@@ -303,3 +330,8 @@ class PairedRunner(Runner):
         if changed:
             self.logger.log(logging.WARNING, "the config changed since the checkpoint and is followed: "
                             + "; ".join(changed))  # fmt: skip
+
+
+def _telling(loop: Any) -> Any:
+    loop.dataloader = TellingBatches(loop.dataloader)
+    return loop
