@@ -183,7 +183,7 @@ def test_a_signal_to_the_whole_group_leaves_the_workers_to_finish(mark, capfd, n
     process = forked(body, new_group=True)
     mark("batch1").wait()
     os.killpg(process.pid, number)
-    assert exit_code(process, 20) == 128 + number
+    assert exit_code(process, 30) == 128 + number
     assert mark("saved")
     assert "Traceback" not in capfd.readouterr().err
 
