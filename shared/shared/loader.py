@@ -13,7 +13,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -74,29 +76,25 @@ def make_loader(
 
 
 def _start_worker(worker: int) -> None:
-    """One thread each; Ctrl-C and signals to the whole process group are the parent's to answer."""
+    """One thread each, deaf to SIGINT and SIGTERM.
+
+    `timeout`, Slurm and Ctrl-C send them to every process of a run: a worker that died of one would take away the batch
+    that the parent needs to reach its next save. They are ignored, not handled: a handler cannot tell the parent's from
+    the group's, since a signal goes to any thread that does not block it and libraries' threads are here already.
+    """
     signals.Signals.current = None
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A thread that lives already (a library's) may still receive it: torch's own handler would end the worker there.
-    signal.signal(signal.SIGTERM, _do_nothing)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent_process().pid,), daemon=True).start()
     torch.set_num_threads(1)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)
 
 
-def _do_nothing(number: int, frame: object) -> None:
-    """A Python handler that is there so that no other one runs."""
-
-
-def _obey_parent(parent: int) -> None:
-    """`timeout` and Slurm send SIGTERM to every process of a run: a worker that died of it would take away the batch
-    that the parent needs to reach its next save. So only the parent's SIGTERM counts, or anyone's once it is gone."""
-    while True:
-        sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
-        if sender == parent or os.getppid() != parent:
-            os._exit(0)
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_S)
+    os._exit(0)
 
 
 def iterate(loader: DataLoader, describe: Callable[[Sequence], str] | None = None) -> Iterator[Any]:
@@ -119,6 +117,8 @@ def iterate(loader: DataLoader, describe: Callable[[Sequence], str] | None = Non
         except StopIteration:
             return
         except Exception as error:  # whatever the dataset raised comes back through here
+            if signals.stop_requested() and _dead_workers(batches):
+                signals.stop()  # the signal reached a worker before it had learnt to ignore it
             raise _explained(error, batches, loader, describe) from error
         loader.batch_sampler.sent.popleft()
         yield batch
@@ -135,7 +135,8 @@ def _start(loader: DataLoader) -> Iterator[Any]:
     if loader.num_workers:
         batches._timeout = POLL_S
         if batches is not kept:
-            atexit.register(_kill_workers, batches._workers)
+            # With the iterator, or when this process ends: a script's (atexit) or a process of multiprocessing's.
+            atexit.register(Finalize(batches, _kill_workers, args=(batches._workers,), exitpriority=0))
     return batches
 
 
@@ -195,7 +196,7 @@ def _keys_in_trouble(batches: Iterator, sent: Sequence[list]) -> list:
 
 
 def _kill_workers(workers: Sequence[BaseProcess]) -> None:
-    """A worker that hangs does not answer a polite request, and the end of this process would wait for it."""
+    """With SIGKILL, the one signal they heed: the end of this process would wait for them."""
     for worker in workers:
         worker.kill()
 

@@ -188,6 +188,38 @@ def test_a_signal_to_the_whole_group_leaves_the_workers_to_finish(mark, capfd, n
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_workers_end_with_a_parent_that_was_killed(mark):
+    def body():
+        loader = loader_of({9: lambda: time.sleep(1000)}, timeout_s=1000)
+        for _ in run.iterate(loader):
+            mark("workers").set(" ".join(str(pid) for pid in workers_of(loader)))
+
+    process = forked(body)
+    mark("workers").wait()
+    time.sleep(0.2)
+    pids = [int(pid) for pid in mark("workers").path.read_text().split()]
+    process.kill()
+    deadline = time.monotonic() + 10
+    while not all(gone(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+def test_a_signal_that_ends_a_worker_at_its_start_is_no_fault_of_the_data(mark):
+    """The group's signal may come between a worker's fork and the moment it learns to ignore it."""
+
+    def end():
+        time.sleep(0.5)
+        die()
+
+    def body():
+        with run.deferred():
+            for _ in run.iterate(loader_of({9: end})):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    assert exit_code(forked(body), 20) == 143
+
+
 def test_a_signal_ends_a_hopeless_wait_for_data(mark, monkeypatch):
     monkeypatch.setattr("shared.loader.PATIENCE_S", 1.0)
 
