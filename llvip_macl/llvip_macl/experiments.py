@@ -10,19 +10,15 @@ again until it ends with 0. results/<plan>/ of the work dir: experiments.json, r
 import argparse
 import hashlib
 import json
-import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.errors import DataError, UserError
+from shared.errors import UserError
+from shared.pieces import hold_to, make_folders, time_limit
 from shared.run import run_command
-from shared.storage import storage_error, write_atomic
 
 from .experiment_plan import DEFAULT_PLAN, PACKAGE_ROOT, QUICK_PLAN, Piece, Plan, read_plan
 from .experiment_report import Findings, write_results
@@ -41,7 +37,7 @@ class Study:
 
 def run(study: Study) -> Findings:
     """Train, judge and report what is not there yet. UserError: a piece changed since it was recorded."""
-    _make_folders(study.folder)
+    make_folders(study.folder, "pieces", "figures")
     pieces = train_all(study)
     plan, bench = study.plan, study.bench
     judged = {arm: [bench.judged(Piece(arm, seed)) for seed in plan.seeds] for arm in plan.arms}
@@ -66,16 +62,13 @@ def train_all(study: Study) -> dict[Piece, Path]:
 def trained(study: Study, piece: Piece, start: Path | None) -> Path:
     """The last checkpoint of a piece, and a record of what it was made of. UserError when one of these has changed."""
     record = study.folder / "pieces" / f"{piece.tag}.json"
-    before = _recorded(record)
     settings = digest(study.plan, piece)
-    _refuse_change(piece, record, before, {"settings": settings})
+    hold_to(record, piece.tag, {"settings": settings}, finished=False)
     study.bench.train(piece, start)
     path = study.bench.checkpoint(piece)
     now = {"settings": settings, "checkpoint": study.bench.sha256(path),
            "start": study.bench.sha256(start) if start else None}  # fmt: skip
-    _refuse_change(piece, record, before, now)
-    if not before:
-        write_atomic(record, json.dumps(now, indent=1) + "\n")
+    hold_to(record, piece.tag, now)
     return path
 
 
@@ -83,33 +76,6 @@ def digest(plan: Plan, piece: Piece) -> str:
     """Of a piece's config file and its options."""
     content = [plan.config_of(piece.name).read_text(encoding="utf-8"), *plan.options_of(piece)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def _refuse_change(piece: Piece, record: Path, before: dict, now: dict) -> None:
-    changed = [key for key in now if before and before.get(key) != now[key]]
-    if changed:
-        raise UserError(
-            f"{piece.tag}: its {' and '.join(changed)} changed since {record} was written: the comparison would mix "
-            f"two studies. Give the plan another name, or remove {record} and the piece's run."
-        )
-
-
-def _recorded(path: Path) -> dict:
-    """What a record says; empty without one. DataError for a broken one."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): remove it and run the same command again.") from None
-
-
-def _make_folders(folder: Path) -> None:
-    try:
-        for name in ("pieces", "figures"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -130,18 +96,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     limit = "stop after so long with exit code 143; the same command continues (default: %(default)s)"
     parser.add_argument("--minutes", type=float, default=MINUTES, help=limit)
     return parser.parse_args(argv)
-
-
-@contextmanager
-def time_limit(minutes: float) -> Iterator[None]:
-    """SIGTERM to this process when the time is over: the training saves, and the command ends with 143."""
-    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
