@@ -1,34 +1,17 @@
-"""Gates over the whole workspace: what must not stand in the code, and what the documents promise.
+"""Gates over every file of the workspace: what must stand in none of them.
 
 Each gate is a function from text (or a parsed file) to the faults in it, is tried on a bad snippet here, and then runs
-over every file of the workspace that is, or could be, committed. An exception stands in one list with its reason, and
-an exception that is no longer needed is a fault too.
+over all files. An exception stands in one list with its reason, and one that is no longer needed is a fault too.
 """
 
-import argparse
 import ast
-import os
 import re
-import runpy
-import shlex
-import shutil
-import subprocess
-import sys
-import tomllib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from workspace import files, relative, texts
 
-ROOT = Path(__file__).resolve().parent.parent
-MEMBERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["workspace"]["members"]
-NOT_OURS = {"__pycache__", "results", "build", "dist", "node_modules"}  # besides hidden folders and *.egg-info
-NOT_COMMITTED = re.compile(
-    r"talk2car_kd/data/(?!download\.py$)|batvision_kd/(data|checkpoints|logs)/|voxel_mae/(data|output)/|llvip_macl/(data|work_dirs)/"
-    r"|pillars_rq/(data|datasets|pretrained|base_results|\w*rq_logs[\w-]*)/"
-)
-TEXT_SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".cfg", ".sh", ""}
 MAX_BYTES = 500_000
 
 # (file, rule): why it may stand there
@@ -45,28 +28,6 @@ EXCEPTIONS = {
         "machine path",
     ): "a hostile archive's absolute member, which must not appear",
 }
-
-
-def files() -> list[Path]:
-    """Every file of the workspace that is committed or would be."""
-    found = []
-    for folder, names, leaves in os.walk(ROOT):
-        names[:] = [
-            n for n in names if n == ".ci" or not (n in NOT_OURS or n.startswith(".") or n.endswith(".egg-info"))
-        ]
-        found += [Path(folder, leaf) for leaf in leaves if not NOT_COMMITTED.match(relative(Path(folder, leaf)))]
-    return sorted(path for path in found if path.suffix != ".pyc")
-
-
-def relative(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
-def texts() -> Iterator[tuple[str, str]]:
-    """(path from the root, text) of sources, settings and documents."""
-    for path in files():
-        if path.suffix in TEXT_SUFFIXES:
-            yield relative(path), path.read_text(encoding="utf-8")
 
 
 def refuse(found: set[tuple[str, str, str]], rules: set[str]) -> None:
@@ -215,225 +176,6 @@ def test_the_place_gate_lets_relative_and_example_paths_pass():
 def test_no_file_names_a_machine():
     found = {(file, rule, what) for file, text in texts() if file != THIS for rule, what in place_faults(text)}
     refuse(found, {"machine path", "package index"})
-
-
-# --- the lock and the members ---
-
-
-def lock_faults(lock: str, names: dict[str, str]) -> list[str]:
-    """Members (distribution name -> folder) that the lock does not hold as editable."""
-    sources = {package["name"]: package["source"] for package in tomllib.loads(lock)["package"]}
-    return [f"{name}: {sources.get(name)}" for name, at in names.items() if sources.get(name) != {"editable": at}]
-
-
-def projects() -> dict[str, dict]:
-    return {member: tomllib.loads((ROOT / member / "pyproject.toml").read_text())["project"] for member in MEMBERS}
-
-
-def test_the_lock_gate_sees_a_member_from_an_index():
-    lock = '[[package]]\nname = "papers-shared"\nsource = { registry = "https://somewhere" }\n'
-    assert lock_faults(lock, {"papers-shared": "shared"})
-
-
-def test_every_member_is_editable_in_the_lock():
-    names = {project["name"]: member for member, project in projects().items()}
-    assert not lock_faults((ROOT / "uv.lock").read_text(), names)
-
-
-def test_no_member_can_be_uploaded():
-    open_ones = [m for m, project in projects().items() if "Private :: Do Not Upload" not in project["classifiers"]]
-    assert not open_ones
-
-
-def test_the_lock_is_up_to_date():
-    uv = shutil.which("uv") or shutil.which(str(ROOT / ".uv" / "bin" / "uv"))
-    if uv is None:
-        pytest.skip("uv is not installed: the lock cannot be checked")
-    done = subprocess.run([uv, "lock", "--check", "--offline"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-# --- what is imported is declared ---
-
-# Names of imports whose distribution is called otherwise.
-DISTRIBUTION = {
-    "PIL": "pillow", "cv2": "opencv-python-headless", "open_clip": "open-clip-torch", "shared": "papers-shared",
-    "sklearn": "scikit-learn", "spconv": "spconv-cu120", "yaml": "pyyaml", "zmq": "pyzmq", "mmcv": "onedl-mmcv",
-    "mmdet": "onedl-mmdetection", "mmengine": "onedl-mmengine",
-}  # fmt: skip
-
-
-def imported(source: str) -> set[str]:
-    """Top-level names that a source imports, wherever in it; imports for the type checker alone included."""
-    nodes = list(ast.walk(ast.parse(source)))
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
-    return {name.split(".")[0] for name in names}
-
-
-def declared(member: str) -> set[str]:
-    """Distributions that a member declares, extras and the development group included."""
-    table = tomllib.loads((ROOT / member / "pyproject.toml").read_text())
-    project, lines = table["project"], list(table["project"]["dependencies"])
-    extras = project_extras()
-    for group in (*project.get("optional-dependencies", {}).values(), *table.get("dependency-groups", {}).values()):
-        lines += group
-    lines += [line for given in tuple(lines) for line in extras.get(given, ())]
-    return {re.split(r"[\[<>=~!;\s]", line)[0].lower() for line in lines}
-
-
-def project_extras() -> dict[str, list[str]]:
-    """ "name[extra]" -> what the extra of that member brings."""
-    return {f"{project['name']}[{extra}]": lines for project in projects().values()
-            for extra, lines in project.get("optional-dependencies", {}).items()}  # fmt: skip
-
-
-def undeclared(sources: dict[str, str], own: set[str], known: set[str]) -> list[str]:
-    """Imports ("file: name") that are neither the standard library's, nor the member's own, nor declared."""
-    found = ((file, name) for file, text in sources.items() for name in sorted(imported(text)))
-    return [f"{file}: {name}" for file, name in found if name not in sys.stdlib_module_names | own
-            and DISTRIBUTION.get(name, name).replace("_", "-") not in known]  # fmt: skip
-
-
-def test_the_import_gate_sees_what_is_not_declared():
-    sources = {"a.py": "import numpy as np\ndef f():\n    from timm.models import x\nfrom . import y\nimport os, own"}
-    assert undeclared(sources, {"own"}, {"numpy"}) == ["a.py: timm"]
-
-
-@pytest.mark.parametrize("member", MEMBERS)
-def test_a_member_declares_what_it_imports(member):
-    """Else its own environment holds it by another package's favour."""
-    sources = {file: text for file, text in texts() if file.startswith(f"{member}/") and file.endswith(".py")}
-    modules = {Path(file).stem for file in sources} | {part for file in sources for part in Path(file).parts[:-1]}
-    assert not undeclared(sources, modules, declared(member))
-
-
-# --- documents ---
-
-LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|<img[^>]*\bsrc=[\"']([^\"']+)")
-FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-DOCUMENTS = [path for path in files() if path.suffix == ".md"]
-# Command lines of the documents that are not tried, by their beginning.
-NOT_PARSED: dict[str, str] = {}
-
-
-def dead_links(text: str, folder: Path) -> list[str]:
-    """Relative links and pictures of a Markdown text that lead nowhere from its folder."""
-    targets = [first or second for first, second in LINK.findall(text)]
-    local = [target.split("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
-    return [target for target in local if not (folder / target).exists()]
-
-
-def command_lines(text: str) -> list[str]:
-    """Shell lines of a Markdown text's fences that start Python, continuations joined."""
-    fences = "\n".join(FENCE.findall(text)).replace("\\\n", " ")
-    return [
-        line.strip()
-        for line in fences.splitlines()
-        if re.match(r"(python|torchrun|srun .*(python|torchrun)) ", line.strip())
-    ]
-
-
-class Parsed(BaseException):
-    """A command line was accepted; what it asks for is not done."""
-
-
-def parse_only(self, args=None, namespace=None):
-    _PARSE(self, args, namespace)
-    raise Parsed
-
-
-_PARSE = argparse.ArgumentParser.parse_args
-
-
-def try_command(line: str, folder: Path) -> str | None:
-    """Run a command line up to the end of its argument parsing; what is wrong with it, or None."""
-    words = shlex.split(line, comments=True)
-    start = next((i for i, word in enumerate(words) if word.endswith(".py") or word == "-m"), None)
-    if start is None:
-        return f"{line}: starts no script"
-    script, arguments = words[start], words[start + 1 :]
-    try:
-        sys.argv = [script, *arguments]
-        if script == "-m":
-            sys.argv = arguments
-            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
-        elif not (folder / script).is_file():
-            return f"{line}: there is no {script}"
-        else:
-            runpy.run_path(str(folder / script), run_name="__main__")
-    except Parsed:
-        return None
-    except SystemExit as stop:
-        return f"{line}: its parser stops with {stop.code}"
-    return f"{line}: parses no arguments"
-
-
-@pytest.fixture
-def parsing(monkeypatch):
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-
-def test_the_link_gate_sees():
-    text = "[a](missing.md) ![b](docs/none.jpg) <img src='no.png'> [ok](README.md#part) [web](https://x.org) [here](#a)"
-    assert dead_links(text, Path(__file__).parent) == ["missing.md", "docs/none.jpg", "no.png", "README.md"]
-    assert dead_links("[ok](test_gates.py#L1)", Path(__file__).parent) == []
-
-
-def test_the_command_gate_finds_command_lines():
-    text = "text `python a.py`\n```bash\npython main.py --stage all \\\n    --run x   # why\nmake demo\n```\n"
-    assert [shlex.split(line, comments=True)[-1] for line in command_lines(text)] == ["x"]
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["python main.py --stage three", "python main.py --stag_e all", "python nowhere.py", "python -m talk2car_kd.lint"],
-)
-def test_the_command_gate_sees(line, parsing, capsys):
-    assert try_command(line, ROOT / "talk2car_kd")
-
-
-def test_the_command_gate_lets_a_good_line_pass(parsing):
-    assert try_command("python main.py --stage test --visualize", ROOT / "talk2car_kd") is None
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
-def test_every_link_and_picture_is_there(document):
-    assert not dead_links(document.read_text(), document.parent)
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
-def test_every_command_line_parses(document, parsing, capsys):
-    lines = [line for line in command_lines(document.read_text()) if not line.startswith(tuple(NOT_PARSED))]
-    faults = [fault for line in dict.fromkeys(lines) if (fault := try_command(line, document.parent))]
-    assert not faults, "\n".join(faults)
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
-def test_every_setting_on_a_command_line_exists(document):
-    """`--set a.b=c` of a documented main.py line passes the schema."""
-    from talk2car_kd import pipeline
-
-    for line in command_lines(document.read_text()):
-        words = shlex.split(line, comments=True)
-        if "main.py" in words and "--set" in words:
-            request = pipeline.parse(words[words.index("main.py") + 1 :])
-            configs = tuple(document.parent / path for path in request.configs)
-            pipeline.resolve(pipeline.Request(**{**vars(request), "configs": configs}))
-
-
-def make_targets(text: str) -> set[str]:
-    """Targets that a Markdown text tells its reader to make."""
-    return set(re.findall(r"`make ([a-z0-9_-]+)`", text)) | set(re.findall(r"^make ([a-z0-9_-]+)", text, re.MULTILINE))
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
-def test_every_make_target_exists(document):
-    makefile = (ROOT / "Makefile").read_text()
-    known = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)) | {f"test-{member}" for member in MEMBERS}
-    assert not make_targets(document.read_text()) - known
 
 
 # --- files ---
