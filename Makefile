@@ -16,8 +16,8 @@ demo: setup-demo  ## the main job on the embedded data: under ten minutes on two
 test: setup  ## every member's tests
 	.venv/bin/python -m pytest $(PYTEST)
 
-test-faults: setup  ## kills, signals, damaged files at full count: up to an hour
-	.venv/bin/python -m pytest $(PYTEST) -m slow
+test-faults: setup  ## kills, signals, damaged files at full count: up to an hour; writes docs/reliability.{json,md}
+	.venv/bin/python -m pytest $(PYTEST) -m "slow or fault" --reliability docs
 
 test-gpu:  ## in the caller's own environment, whatever its Python and torch
 	PYTHONPATH=shared:talk2car_kd:pillars_rq:batvision_kd:voxel_mae:llvip_macl python3 -m pytest $(PYTEST) -m gpu

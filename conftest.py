@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["shared.fault_table"]  # which cases are slow, and which faults were survived
 ROOT = Path(__file__).parent
 REAL_SAMPLES = Path(os.environ.get("REAL_SAMPLES", ROOT.parent / "shared" / "real"))
 

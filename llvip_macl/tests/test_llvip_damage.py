@@ -144,6 +144,7 @@ POINTERS = {"empty": "", "blank": "\n", "dangling": "epoch_9.pth\n", "outside": 
             "another folder's": "/data/epoch_9.pth\n", "binary": b"\xff\x01"}  # fmt: skip
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("case", DAMAGE)
 def test_no_damage_is_accepted_silently(folder, case, caplog):
     """Read by name it is refused, with file and remedy; found as the newest, it is told and the one before is used."""
@@ -166,6 +167,7 @@ def test_no_damage_is_accepted_silently(folder, case, caplog):
     assert "epoch_2.pth" in caplog.text
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("case", POINTERS)
 def test_a_pointer_that_leads_nowhere_is_told_and_the_newest_is_used(folder, case, caplog):
     content = POINTERS[case]
@@ -196,6 +198,7 @@ def copied(trained, folder, name="epoch_1.pth"):
 FAST_DAMAGE = ("cut at 0.5",)
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize(
     "case",
     [*FAST_DAMAGE, *[pytest.param(n, marks=slow) for n in ("bit 3", "wrong hash", "HTML page", "gzip", "empty")]],
@@ -252,6 +255,7 @@ KINDS = {"os.system": "system", "exec": "exec", "eval": "eval", "subprocess": "P
          "stock log": "system", "legacy": "system", "tar": "", "bare": "system"}  # fmt: skip
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("kind", ["os.system", *[pytest.param(n, marks=slow) for n in KINDS if n != "os.system"]])
 def test_a_hostile_pickle_reaches_nothing_through_the_entry_scripts(work, tmp_path, kind):
     path, canary = tmp_path / "evil.pth", tmp_path / "canary"
@@ -291,6 +295,7 @@ DRIFT = {  # name -> (change of the weights, is it taken?, what is said)
 }
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("case", ["missing", *[pytest.param(n, marks=slow) for n in DRIFT if n != "missing"]])
 def test_weights_that_do_not_fit_are_reported_key_by_key(trained, work, tmp_path, case):
     change, taken, said = DRIFT[case]
@@ -302,6 +307,7 @@ def test_weights_that_do_not_fit_are_reported_key_by_key(trained, work, tmp_path
     assert ended.code == (0 if taken else 2), ended.output[-3000:]
 
 
+@pytest.mark.fault(10)
 @slow
 def test_allowed_patterns_let_weights_pass_and_still_list_them(trained, work, tmp_path):
     weights = checkpoint.load(trained.run / "epoch_1.pth")["state_dict"]
@@ -312,6 +318,7 @@ def test_allowed_patterns_let_weights_pass_and_still_list_them(trained, work, tm
     assert BIAS in output and "extra.weight" in output
 
 
+@pytest.mark.fault(10)
 @slow
 def test_averaged_weights_alone_are_weights(trained, work, tmp_path):
     state = checkpoint.load(trained.run / "epoch_1.pth")

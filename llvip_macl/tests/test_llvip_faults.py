@@ -1,27 +1,29 @@
-"""tools/train.py under kills, signals, full disks and numbers that are none: the same command again ends as if uncut.
+"""tools/train.py under the faults of `shared.faults`, with an anatomy of its own: the loop is MMEngine's.
 
-Every start is the same command with --resume. What is compared bit for bit: weights, averaged weights, optimizer, DHN's
-queues (they stand in the weights), random states, the best file, metrics.jsonl without its "time", alignment.json.
-A few cases always run; the counts of a full round are marked slow.
+What is compared bit for bit: weights, averaged weights, optimizer, DHN's queues (they stand in the weights), random
+states, the best file, metrics.jsonl without its "time", alignment.json. Beside the suite stand the faults of this
+package alone: the command line itself, 25 kills in one run, the export, and an accumulation of gradients.
 """
 
+import hashlib
+import json
 import random
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
-from llvip_samples import PROJECT, STEPS, Work, plain_environment, warm
+import torch
+from llvip_samples import PROJECT, Work, judge_main, outcome, plain_environment, train_main, warm
 
 from shared import checkpoint
-from shared.folder import RunFolder
-from shared.injections import at_call, differences, kill, limit_file_size, obey_permissions, send
+from shared.faults import Anatomy, CommandSuite, FaultSuite, Judging, TrainingCommand, finished, start, start_world
+from shared.injections import at_call, differences, kill, send
 
-slow = pytest.mark.slow
-ACCUMULATE = "optim_wrapper.accumulative_counts=2"  # 3 batches an epoch: a group of two and one of one
-EXPORT = ("metrics_export.enable=True", "metrics_export.enable_html_report=False")
-END_S = 30.0  # after a SIGTERM a run is gone
+fault = pytest.mark.fault
+LOOP, RUNNER = "llvip_macl.runtime.loop:PairedEpochLoop", "llvip_macl.runtime.runner:PairedRunner"
 
 
 @pytest.fixture(scope="module")
@@ -31,140 +33,252 @@ def data(tmp_path_factory):
     return tmp_path_factory.mktemp("llvip_faults") / "data"
 
 
-@pytest.fixture
-def work(data, tmp_path):
-    return Work(tmp_path / "one", data)
-
-
-class Reference:
-    """Runs that were never cut, one for each set of options."""
-
-    def __init__(self, data, folder):
-        self.data, self.folder, self.ends, self.seconds = data, folder, {}, {}
-
-    def of(self, *options):
-        """The run's folder; it is made when first asked for."""
-        name = f"reference{abs(hash(options))}"
-        one = Work(self.folder / name, self.data)
-        if options not in self.ends:
-            started = time.monotonic()
-            one.train(*options)
-            self.seconds[options], self.ends[options] = time.monotonic() - started, one.end()
-        return one
-
-
 @pytest.fixture(scope="module")
-def reference(data, tmp_path_factory):
-    return Reference(data, tmp_path_factory.mktemp("references"))
+def prepared(data, tmp_path_factory):
+    return Work(tmp_path_factory.mktemp("prepared"), data).folder
 
 
-def finish(work, reference, *options):
-    """The same command again reaches the same end."""
-    output = work.train(*options)
-    reference.of(*options)
-    assert differences(reference.ends[options], work.end()) == []
-    return output
+# --- the command ------------------------------------------------------------------------------------------------------
 
 
-def places():
-    """name -> (owner, function): where runs are cut."""
-    from llvip_macl.evaluation.pair_metrics import KaistMissRate
-    from llvip_macl.hooks import metrics_export
-    from llvip_macl.runtime import preparation, train_command
+def main(argv):
+    return (judge_main() if argv[1].endswith(".pth") else train_main())(argv)
+
+
+def argv(*options):
+    more = ["--cfg-options", *options] if options else []
+    return lambda work: [str(work / "tiny.py"), "--work-dir", str(work / "work_dirs/tiny"), "--resume", *more]
+
+
+def newest(run, stage):
+    from llvip_macl.runtime.checkpoints import newest_state
+
+    found = newest_state(run)
+    return found and found[1]
+
+
+def end(run, stage, weights):
+    found = outcome(run)
+    return {"weights": found.pop("best weights"), "metrics": found.pop("metrics"), "checkpoint": found}
+
+
+def poison_loss(number, value):
+    """The number-th batch's RoI loss is NaN or Inf."""
+    from llvip_macl.models.roi_head import MACLRoIHead
+
+    loss_of, calls = MACLRoIHead.loss, [0]
+
+    def loss(self, *arguments, **keywords):
+        losses = loss_of(self, *arguments, **keywords)
+        calls[0] += 1
+        return {**losses, "loss_cls": losses["loss_cls"] * value} if calls[0] == number else losses
+
+    MACLRoIHead.loss = loss
+
+
+def poison_gradient(number):
+    """One value of a gradient is NaN before the number-th step; every loss stays finite."""
     from llvip_macl.runtime.loop import PairedEpochLoop
-    from llvip_macl.runtime.runner import PairedRunner
 
-    return {
-        "data": (preparation, "find_data"),
-        "building": (train_command, "build_runner"),
-        "step": (PairedEpochLoop, "_optimize"),
-        "epoch end": (PairedEpochLoop, "close_epoch"),
-        "save": (PairedRunner, "save_state"),
-        "file": (checkpoint, "save"),
-        "manifest": (checkpoint, "_write_manifest"),
-        "evaluation": (KaistMissRate, "compute_metrics"),
-        "validation": (PairedEpochLoop, "_validate"),
-        "export": (metrics_export, "export"),
-        "done": (RunFolder, "mark_done"),
-    }
+    check, calls = PairedEpochLoop._check_finite, [0]
+
+    def poisoned(self, loss, values, wrapper, batch):
+        calls[0] += 1
+        if calls[0] == number:
+            held = [p for group in wrapper.optimizer.param_groups for p in group["params"] if p.grad is not None]
+            held[-1].grad.view(-1)[0] = float("nan")
+        return check(self, loss, values, wrapper, batch)
+
+    PairedEpochLoop._check_finite = poisoned
 
 
-def arm(place, number, action, after=False):
-    return lambda: at_call(*places()[place], number, action, after=after)
+def judge(work, images):
+    options = ["embedded.pairs=(7,11)", f"test_dataloader.dataset.indices={images}", "test_dataloader.batch_size=1"]
+    return [str(work / "tiny.py"), str(work / "work_dirs/tiny/best.pth"), "--work-dir", str(work / "work_dirs/judged"),
+            "--cfg-options", *options]  # fmt: skip
 
 
-# --- kills ------------------------------------------------------------------------------------------------------------
-
-STOPS = {  # name -> (place, which call, after it?, options)
-    "mid-epoch": ("step", 2, True, ()),
-    "during evaluation": ("evaluation", 1, False, ()),
-    "inside accumulation": ("step", 4, True, (ACCUMULATE,)),
-    "first step": ("step", 1, False, ()),
-    "epoch end": ("epoch end", 1, False, ()),
-    "just after a save": ("save", 2, True, ()),
-    "inside a save": ("manifest", 3, True, ()),
-    "after evaluation": ("validation", 1, True, ()),
-    "last step": ("step", STEPS, False, ()),
-    "after the last step": ("done", 1, False, ()),
-}
-FAST_STOPS = ("mid-epoch", "during evaluation")
+def scores(work):
+    """As they are written, to the last digit; and they tell detectors apart."""
+    folder = work / "work_dirs/judged"
+    metrics = json.loads((folder / "results_best.json").read_text())["metrics"]
+    assert 0 < metrics["coco/bbox_mAP_50"] < 1
+    assert any(0 < value < 100 for name, value in metrics.items() if name.startswith("kaist/"))
+    return {"metrics": json.dumps(metrics), "detections": (folder / "detections_best.txt").read_text()}
 
 
-@pytest.mark.parametrize("point", [*FAST_STOPS, *[pytest.param(n, marks=slow) for n in STOPS if n not in FAST_STOPS]])
-def test_a_run_killed_at_a_stop_point_ends_as_if_uncut(work, reference, point):
-    place, number, after, options = STOPS[point]
-    ended = work.start(*options, inject=arm(place, number, kill, after)).wait()
-    assert ended.code == -signal.SIGKILL, ended.output[-3000:]
-    finish(work, reference, *options)
+def see_something():
+    """A detector that finds boxes near the persons, some missed, some doubled: the same for a picture whoever looks."""
+    from mmengine.structures import InstanceData
+
+    from llvip_macl.models.detector import PairedFasterRCNN
+
+    def predict(self, inputs, samples, rescale=True):
+        for sample in samples:
+            seed = int.from_bytes(hashlib.sha256(sample.img_path.rpartition("images/")[2].encode()).digest()[:4], "big")
+            g = torch.Generator().manual_seed(seed)
+            boxes = sample.gt_instances.bboxes.reshape(-1, 4).repeat(2, 1)
+            boxes = boxes + 2 * torch.rand(boxes.shape, generator=g)
+            keep = torch.rand(len(boxes), generator=g) < 0.7
+            scores = torch.rand(len(boxes), generator=g)
+            sample.pred_instances = InstanceData(bboxes=boxes[keep], scores=scores[keep],
+                                                 labels=torch.zeros(int(keep.sum()), dtype=torch.long))  # fmt: skip
+        return samples
+
+    PairedFasterRCNN.predict = predict
 
 
-@slow
-@pytest.mark.parametrize("seed", range(8))
-def test_kill_9_at_a_random_moment(work, reference, seed):
-    reference.of()
-    child = work.start()
-    time.sleep(random.Random(seed).uniform(0.2, 1.0) * reference.seconds[()])
-    child.signal(signal.SIGKILL)
-    assert child.wait().code in (-signal.SIGKILL, 0)
-    finish(work, reference)
+COMMAND = TrainingCommand(
+    name="llvip",
+    main=main,
+    argv=argv(),
+    script=PROJECT / "tools/train.py",
+    run_folder=lambda work: work / "work_dirs/tiny",
+    stage="",
+    weights="best.pth",
+    evaluation=("llvip_macl.evaluation.pair_metrics:KaistMissRate", "compute_metrics"),
+    evaluation_of_all=("llvip_macl.evaluation.pair_metrics:PairCocoMetric", "process"),
+    preparation={
+        "data": ("llvip_macl.runtime.preparation", "find_data"),
+        "teacher": ("llvip_macl.runtime.train_command", "build_runner"),
+    },
+    workers=lambda n: [
+        "--cfg-options", f"train_dataloader.num_workers={n}", f"val_dataloader.num_workers={min(n, 1)}"
+    ],
+    judging=Judging(judge, scores, see_something),
+    together=["--launcher", "pytorch"],
+    # No `uneven`: test_llvip_processes.py holds losses and gradients to those of one process.
+    anatomy=Anatomy(
+        batch=(LOOP, "_optimize"),
+        step=(LOOP, "_optimize"),
+        inside_step=(LOOP, "_check_finite"),
+        epoch_end=(LOOP, "close_epoch"),
+        save=(RUNNER, "save_state"),
+        state=(RUNNER, "state"),
+        prune=("llvip_macl.runtime.checkpoints", "remove"),
+        poison_loss=poison_loss,
+        poison_gradient=poison_gradient,
+        newest=newest,
+        outcome=end,
+        disk_bytes=60_000,
+    ),
+)  # fmt: skip
+SAVED_AT = {"data": 0, "teacher": 0, "first step": 1, "training 1": 2, "training 2": 3, "accumulation": 2,
+            "epoch's last step": 3, "evaluation 1": 3, "evaluation 2": 6, "saving 1": 2, "saving 2": 3}  # fmt: skip
 
 
-@slow
-@pytest.mark.parametrize("saves", [1, 4])
-def test_kill_9_of_the_command_line_itself(work, reference, saves):
-    """As a user starts it: another interpreter, cut once so many checkpoints lie there, and started again."""
-    command = [sys.executable, str(PROJECT / "tools/train.py"), *work.argv()]
-    with (work.folder / "killed.txt").open("w") as log:
-        child = subprocess.Popen(command, env=plain_environment(), stdout=log, stderr=log, cwd=work.folder)
-        deadline = time.monotonic() + 300
-        while not (work.run / f"iter_{saves}.pth.json").exists() and child.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        child.kill()
-        assert child.wait() == -signal.SIGKILL, (work.folder / "killed.txt").read_text()[-3000:]
-    done = subprocess.run(
-        command, env=plain_environment(), capture_output=True, text=True, cwd=work.folder, timeout=600
+def told_not_finite(output, value):
+    """value: of the loss; None where a gradient alone is not finite."""
+    assert "not finite" in output
+    assert "The weights are those before this step" in output
+    assert "images/set0" in output  # the samples, by their paths
+    assert value is None or f"loss_cls = {value}" in output
+
+
+class TestLlvip(FaultSuite):
+    command = COMMAND
+    always = (
+        "test_a_run_killed_at_a_stop_point_ends_as_if_uncut[mid-epoch]",
+        "test_a_run_killed_at_a_stop_point_ends_as_if_uncut[during evaluation]",
+        "test_the_worker_count_changes_nothing_on_resume[2]",
+        "test_a_full_disk_is_told_and_the_earlier_checkpoint_stays[2]",
+        "test_a_file_where_the_results_belong",
+        "test_a_file_where_the_run_belongs",
+        "test_what_is_not_finite_stops_before_the_step[first batch inf-3]",
+        "test_what_is_not_finite_stops_before_the_step[gradient-2]",
+        "test_another_number_of_processes_is_refused",
+        "test_an_error_on_one_rank_ends_both[training]",
+        "test_a_nan_on_one_rank_stops_both",
+        "test_two_processes_judge_as_one[5]",
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    reference.of()
-    assert differences(reference.ends[()], work.end()) == []
+
+    def saved_at(self):
+        return SAVED_AT
+
+    def told_not_finite(self, output, what, step):
+        told_not_finite(output, None if what == "gradient" else what[-3:])
+
+    @fault(11)
+    def test_a_nan_on_one_rank_stops_both(self, work):
+        def poison():
+            from llvip_macl.models.macl_head import MACLHead
+
+            forward, calls = MACLHead.forward, [0]
+
+            def poisoned(self, *arguments, **keywords):
+                terms = forward(self, *arguments, **keywords)
+                calls[0] += 1
+                return {**terms, "macl": terms["macl"] * float("nan")} if calls[0] == 2 else terms
+
+            MACLHead.forward = poisoned
+
+        ended = start_world(self.command, work, {1: poison})
+        assert [one.code for one in ended] == [1, 1], ended[0].output[-3000:]
+        assert "loss_macl = nan" in ended[1].output and "images/set0" in ended[1].output
+        assert "a loss of another process" in ended[0].output
+        assert self.saved_step(work) == 1
+
+    @fault(7)
+    def test_a_file_where_the_run_belongs(self, data, tmp_path):
+        run = Work(tmp_path / "work", data).run
+        run.parent.mkdir()
+        run.write_text("in the way")
+        self.refused(self.start(tmp_path / "work").wait(), run, "is not a folder")
+
+    @fault(5)
+    def test_sigterm_during_the_export_does_not_lose_it(self, work):
+        exporting = argv("metrics_export.enable=True", "metrics_export.enable_html_report=False")
+        command = replace(self.command, argv=exporting)
+        export = ("llvip_macl.hooks.metrics_export", "export", 1, send(signal.SIGTERM))
+        self.ended_by_sigterm(start(command, work, lambda: at_call(*export)).wait())
+        assert self.saved_step(work) == 6
+        finished(command, work)
+        assert list((work / "work_dirs/metrics_logs").glob("run_*.zip"))
+
+    @fault(2)
+    @pytest.mark.parametrize("saves", [1, 4])
+    def test_kill_9_of_the_command_line_itself(self, work, reference, saves):
+        """As a user starts it: another interpreter, cut once so many checkpoints lie there, and started again."""
+        command = [sys.executable, str(self.command.script), *self.command.argv(work)]
+        with (work / "killed.txt").open("w") as log:
+            child = subprocess.Popen(command, env=plain_environment(), stdout=log, stderr=log, cwd=work)
+            deadline = time.monotonic() + 300
+            while not (self.run(work) / f"iter_{saves}.pth.json").exists() and child.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            child.kill()
+            assert child.wait() == -signal.SIGKILL, (work / "killed.txt").read_text()[-3000:]
+        done = subprocess.run(command, env=plain_environment(), capture_output=True, text=True, cwd=work, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert differences(reference.end, self.command.outcome(work)) == []
 
 
-CUTS = (("file", False), ("manifest", False), ("manifest", True), ("save", True), ("step", True))
+# --- 25 kills ---------------------------------------------------------------------------------------------------------
+
+CUTS = [
+    (checkpoint, "save", False),
+    (checkpoint, "_write_manifest", False),
+    (checkpoint, "_write_manifest", True),
+    (RUNNER, "save_state", True),
+    (LOOP, "_optimize", True),
+]
 
 
-@slow
-def test_25_kills_while_every_step_is_saved(work, data, tmp_path):
+@pytest.mark.slow
+@fault(1)
+def test_25_kills_while_every_step_is_saved(data, tmp_path):
     """Each leaves a checkpoint whose tensors are those of its step, and the last start ends as one uncut run."""
     options = ("train_cfg.max_epochs=13", "train_cfg.val_begin=100")
-    uncut = Work(tmp_path / "uncut", data)
+    uncut, work = Work(tmp_path / "uncut", data), Work(tmp_path / "one", data)
     uncut.train(*options, inject=lambda: write_down_every_save(uncut.folder / "saves.txt"))
     known = dict(line.split() for line in (uncut.folder / "saves.txt").read_text().splitlines())
     assert len(known) == 39
     draw, seen = random.Random(0), []
     for _ in range(25):
-        place, after = draw.choice(CUTS)
-        ended = work.start(*options, inject=arm(place, draw.choice([1, 2, 2, 2]), kill, after)).wait()
+        owner, name, after = draw.choice(CUTS)
+        number = draw.choice([1, 2, 2, 2])
+        cut = (owner, name, number, kill)
+        ended = work.start(*options, inject=lambda cut=cut, after=after: at_call(*cut, after=after)).wait()
         assert ended.code == -signal.SIGKILL, ended.output[-3000:]
         state = work.newest()
         if state is not None:
@@ -189,175 +303,32 @@ def write_down_every_save(path):
     checkpoint.save = save
 
 
-@pytest.mark.parametrize("workers", [2, pytest.param(0, marks=slow), pytest.param(4, marks=slow)])
-def test_the_worker_count_changes_nothing_on_resume(work, reference, workers):
-    assert work.start(inject=arm("step", 3, kill)).wait().code == -signal.SIGKILL
-    work.train(f"train_dataloader.num_workers={workers}", f"val_dataloader.num_workers={min(workers, 1)}")
-    reference.of()
-    assert differences(reference.ends[()], work.end()) == []
+# --- gradients of several batches -------------------------------------------------------------------------------------
 
 
-# --- signals ----------------------------------------------------------------------------------------------------------
+class TestAccumulation(CommandSuite):
+    """3 batches an epoch: a group of two, in whose middle nothing can be saved, and one of one."""
 
-SIGNALS = {  # name -> (place, which call, after it?, options, the step that is saved)
-    "accumulation": ("step", 4, True, (ACCUMULATE,), 5),
-    "evaluation 1": ("evaluation", 1, False, (), 3),
-    "data": ("data", 1, False, (), 0),
-    "building": ("building", 1, False, (), 0),
-    "first step": ("step", 1, False, (), 1),
-    "training 1": ("step", 2, True, (), 2),
-    "training 2": ("step", 3, False, (), 3),
-    "training 3": ("step", 5, False, (), 5),
-    "evaluation 2": ("validation", 2, False, (), 6),
-    "saving 1": ("file", 1, False, (), 2),
-    "saving 2": ("manifest", 3, True, (), 3),
-    "export": ("export", 1, False, EXPORT, 6),
-}
-FAST_SIGNALS = ("accumulation",)
+    command = replace(COMMAND, argv=argv("optim_wrapper.accumulative_counts=2"))
+    always = ("test_sigterm_inside_a_group_waits_for_its_end",)
 
+    @fault(3)
+    def test_a_run_killed_inside_a_group_ends_as_if_uncut(self, work, reference):
+        ended = self.start(work, lambda: at_call(LOOP, "_optimize", 4, kill, after=True)).wait()
+        assert ended.code == -signal.SIGKILL, ended.output[-3000:]
+        self.finish(work, reference)
 
-def by_signal(work, ended, code, step):
-    assert ended.code == code, ended.output[-3000:]
-    assert "Traceback" not in ended.output
-    assert ended.seconds_since_signal() < END_S
-    state = work.newest() if work.run.exists() else None
-    assert (state["position"]["step"] if state else 0) == step
+    @fault(5)
+    def test_sigterm_inside_a_group_waits_for_its_end(self, work, reference):
+        signalled = (LOOP, "_optimize", 4, send(signal.SIGTERM))
+        self.ended_by_sigterm(self.start(work, lambda: at_call(*signalled, after=True)).wait())
+        assert self.saved_step(work) == 5
+        self.finish(work, reference)
 
-
-@pytest.mark.parametrize(
-    "point", [*FAST_SIGNALS, *[pytest.param(n, marks=slow) for n in SIGNALS if n not in FAST_SIGNALS]]
-)
-def test_sigterm_saves_the_newest_step_and_ends_with_143(work, reference, point):
-    place, number, after, options, step = SIGNALS[point]
-    ended = work.start(*options, inject=arm(place, number, send(signal.SIGTERM), after)).wait()
-    by_signal(work, ended, 143, step)
-    finish(work, reference, *options)
-    if point == "export":  # it was not cut off for good
-        assert list((work.folder / "work_dirs/metrics_logs").glob("run_*.zip"))
-
-
-@slow
-@pytest.mark.parametrize("point", ["training 2", "evaluation 1"])
-def test_sigint_ends_with_130(work, reference, point):
-    place, number, after, options, step = SIGNALS[point]
-    by_signal(work, work.start(*options, inject=arm(place, number, send(signal.SIGINT), after)).wait(), 130, step)
-    finish(work, reference)
-
-
-@slow
-@pytest.mark.parametrize("point", ["saving 2", "training 1"])
-def test_a_second_sigterm_ends_at_once_and_corrupts_nothing(work, reference, point):
-    place, number, after, *_ = SIGNALS[point]
-    ended = work.start(inject=arm(place, number, send(signal.SIGTERM, signal.SIGTERM), after)).wait()
-    assert ended.code == 143
-    finish(work, reference)
-
-
-# --- the disk ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("save", [2, pytest.param(1, marks=slow), pytest.param(4, marks=slow)])
-def test_a_full_disk_is_told_and_the_earlier_checkpoint_stays(work, reference, save):
-    ended = work.start(inject=arm("file", save, lambda: limit_file_size(60_000))).wait()
-    assert ended.code in (1, 2), ended.output[-3000:]
-    assert "Traceback" not in ended.output
-    told = ended.output[ended.output.index("error: ") :]
-    assert str(work.run) in told
-    assert "bytes and" in told and "are free" in told
-    state = work.newest()
-    assert (state["position"]["step"] if state else 0) == save - 1
-    (work.run / ".epoch_9.pth.999999.tmp").write_bytes(b"left by a process that is gone")
-    finish(work, reference)
-    assert not list(work.run.rglob("*.tmp"))
-
-
-@slow
-def test_a_folder_that_cannot_be_written(work, reference):
-    work.start(inject=arm("step", 2, kill)).wait()
-    folders = [work.run, *(path for path in work.run.rglob("*") if path.is_dir())]
-    for folder in folders:
-        folder.chmod(0o555)
-    ended = work.start(inject=obey_permissions).wait()
-    for folder in folders:
-        folder.chmod(0o755)
-    assert ended.code == 2, ended.output[-3000:]
-    assert "Traceback" not in ended.output
-    assert "read-only" in ended.output and str(work.run) in ended.output
-    finish(work, reference)
-
-
-def test_a_file_where_the_results_belong(work):
-    work.run.parent.mkdir()
-    work.run.write_text("in the way")
-    work.refused(str(work.run), "is not a folder")
-    work.refused(str(work.run), "is not a folder", run=work.run / "below")
-
-
-@slow
-def test_a_folder_that_is_gone_while_the_run_writes(work):
-    """Somebody moved or unmounted it: nothing begins a second, partial run in its place."""
-    away = work.run.with_name("away")
-    work.refused(str(work.run), "does not exist", inject=arm("file", 2, lambda: work.run.rename(away)))
-    assert not work.run.exists()
-    assert (away / "iter_1.pth").is_file()
-
-
-@slow
-def test_a_second_run_in_the_same_folder_is_refused(work):
-    first = work.start(inject=arm("step", 1, lambda: time.sleep(100)))
-    lock, deadline = work.run / "run.lock", time.monotonic() + 60
-    while not (lock.exists() and lock.read_text().startswith(f"process {first.pid} ")):
-        assert time.monotonic() < deadline, "the first run never took its folder"
-        time.sleep(0.05)
-    work.refused(f"process {first.pid}", str(work.run))
-    first.end()
-
-
-# --- numbers ----------------------------------------------------------------------------------------------------------
-
-
-def poison(number, *, gradient):
-    """The number-th batch's RoI loss, or one value of a gradient alone, is NaN or Inf."""
-    from llvip_macl.models.roi_head import MACLRoIHead
-    from llvip_macl.runtime.loop import PairedEpochLoop
-
-    calls = [0]
-    if gradient:
-        check = PairedEpochLoop._check_finite
-
-        def poisoned(self, loss, values, wrapper, batch):
-            calls[0] += 1
-            if calls[0] == number:
-                held = [p for group in wrapper.optimizer.param_groups for p in group["params"] if p.grad is not None]
-                held[-1].grad.view(-1)[0] = float("nan")
-            return check(self, loss, values, wrapper, batch)
-
-        PairedEpochLoop._check_finite = poisoned
-        return
-    loss_of = MACLRoIHead.loss
-
-    def loss(self, *arguments, **keywords):
-        losses = loss_of(self, *arguments, **keywords)
-        calls[0] += 1
-        return {**losses, "loss_cls": losses["loss_cls"] * float("inf")} if calls[0] == number else losses
-
-    MACLRoIHead.loss = loss
-
-
-@pytest.mark.parametrize(
-    ("number", "gradient", "options", "good"),
-    [
-        pytest.param(1, False, (), 0, id="first step", marks=slow),
-        pytest.param(6, False, (), 5, id="last step", marks=slow),
-        pytest.param(3, False, (), 2, id="loss"),
-        pytest.param(4, True, (), 3, id="gradient alone"),
-        pytest.param(4, False, (ACCUMULATE,), 3, id="inside accumulation", marks=slow),
-    ],
-)
-def test_what_is_not_finite_stops_before_the_step(work, reference, number, gradient, options, good):
-    told = ["not finite", "The weights are those before this step", "images/set0"]  # the samples, by their paths
-    told += [] if gradient else ["loss_cls = inf"]
-    work.refused(*told, options=options, code=1, inject=lambda: poison(number, gradient=gradient))
-    state = work.newest()
-    assert (state["position"]["step"] if state else 0) == good
-    finish(work, reference, *options)  # the cause gone, the run goes on from its last good step
+    @fault(11)
+    def test_what_is_not_finite_inside_a_group_stops_before_the_step(self, work, reference):
+        ended = self.start(work, lambda: poison_loss(4, float("inf"))).wait()
+        assert ended.code == 1, ended.output[-3000:]
+        told_not_finite(ended.output, "inf")
+        assert self.saved_step(work) == 3
+        self.finish(work, reference)

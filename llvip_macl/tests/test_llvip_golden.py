@@ -8,6 +8,7 @@ import torch
 from llvip_samples import PROJECT, Work, rows, warm
 
 from shared import checkpoint
+from shared.faults import hold_to_golden
 
 GOLDEN = Path(__file__).parent / "golden_llvip.json"
 STEPS = 20
@@ -38,6 +39,7 @@ def losses(run):
 # --- a seed -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(13)
 def test_a_seed_repeats_itself_and_another_differs(data, tmp_path):
     curves = []
     for name, seed in (("one", 3), ("again", 3), ("other", 4)):
@@ -49,22 +51,16 @@ def test_a_seed_repeats_itself_and_another_differs(data, tmp_path):
     assert all(a != b for a, b in zip(curves[0], curves[2], strict=True))
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("stage", ["stage1", pytest.param("stage2", marks=pytest.mark.slow)])
 def test_the_first_20_steps_are_those_of_the_golden_curve(stage, data, tmp_path):
-    """To refresh after a change that is meant to move it: delete its entry, run twice, and look at the difference."""
     work = Work(tmp_path / stage, data)
     base = str(PROJECT / f"configs/embedded/{stage}.py")
     work.config.write_text(SMALL.format(base=base, data=str(data), pairs={"stage1": 40, "stage2": 50}[stage]))
     work.train(inject=lambda: watch_backbones(tmp_path / "frozen.json") if stage == "stage2" else None)
-    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
-    curve = losses(work.run)
-    assert len(curve) == STEPS
     if stage == "stage2":
         the_backbones_are_frozen(json.loads((tmp_path / "frozen.json").read_text()))
-    if stage not in golden:
-        GOLDEN.write_text(json.dumps({**golden, stage: curve}, indent=1) + "\n")
-        pytest.fail(f"{GOLDEN.name} had no curve of {stage}: written, check it and commit it")
-    assert curve == pytest.approx(golden[stage], rel=1e-3)
+    hold_to_golden(GOLDEN, stage, losses(work.run))
 
 
 def watch_backbones(path):
@@ -138,6 +134,7 @@ EMPTY = {  # name -> (what is done to the batch, changes of the model, rows that
 }
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("case", EMPTY)
 @pytest.mark.parametrize("pairs", [2, 1])
 def test_without_supervision_losses_and_gradients_are_finite_and_complete(case, pairs):

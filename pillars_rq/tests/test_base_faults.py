@@ -42,15 +42,13 @@ COMMAND = TrainingCommand(
 )
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    work = tmp_path_factory.mktemp("prepared")
+    write_root(work / "kitti")
+    (work / "tiny.yaml").write_text(TINY)
+    return work
+
+
 class TestBase(FaultSuite):
     command = COMMAND
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def prepared(cls, tmp_path_factory) -> Path:
-        work = tmp_path_factory.mktemp("prepared") / "work"
-        (work / "results/t").mkdir(parents=True)
-        (work / "results/t/run.lock").touch()  # the suite looks into it before the first run has made its folder
-        write_root(work / "kitti")
-        (work / "tiny.yaml").write_text(TINY)
-        return work

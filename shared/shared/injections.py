@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import pkgutil
 import re
 import resource
 import signal
@@ -108,7 +109,11 @@ def _live(argv: list[str], main: Callable, log: Path, inject: Callable | None, e
 
 
 def at_call(owner: Any, name: str, number: int, action: Callable[[], Any], *, after: bool = False) -> None:
-    """Make the `number`-th call of owner.name do `action` before (or after) what it does."""
+    """Make the `number`-th call of owner.name do `action` before (or after) what it does.
+
+    owner: a class or module, or where it is found ("package.module:Class"), for what is imported in the child only.
+    """
+    owner = pkgutil.resolve_name(owner) if isinstance(owner, str) else owner
     original, calls = getattr(owner, name), [0]
 
     def wrapped(*args, **kwargs):

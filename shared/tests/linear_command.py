@@ -17,9 +17,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from shared import checkpoint, run
+from shared.ema import Ema
 from shared.loop import Loop, LoopSettings
 from shared.metrics import RunningMeans
-from shared.optim import Ema, lr_groups, warmup_cosine
+from shared.optim import lr_groups, warmup_cosine
 
 SAMPLES, BATCH = 14, 5  # of a step, in two halves: 3 steps an epoch
 WEIGHTS = "weights.pt"

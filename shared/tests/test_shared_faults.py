@@ -13,6 +13,11 @@ def on(*more: str):
     return lambda work: ["--results", str(work / "results"), *more]
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("prepared")
+
+
 class TestLinear(FaultSuite):
     command = TrainingCommand(
         name="linear",
@@ -38,13 +43,3 @@ class TestLinear(FaultSuite):
             folder=lambda work: work / "results" / "t" / "exported",
         ),
     )
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def prepared(cls, tmp_path_factory) -> Path:
-        work = tmp_path_factory.mktemp("prepared") / "work"
-        (work / "results" / "t").mkdir(parents=True)
-        (
-            work / "results" / "t" / "run.lock"
-        ).touch()  # the suite looks into it before the first run has made its folder
-        return work
