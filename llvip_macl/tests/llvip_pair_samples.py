@@ -7,6 +7,16 @@ import cv2
 import numpy as np
 
 HW = (64, 80)
+PIPELINE = [
+    {"type": "LoadImageFromFile"},
+    {"type": "LoadAnnotations", "with_bbox": True},
+    {"type": "Resize", "scale": (96, 96), "keep_ratio": True},
+    {"type": "RandomFlip", "prob": 0.5},
+    {"type": "ColorJitter", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02},
+    {"type": "RandomCrop", "crop_size": (70, 70), "allow_negative_crop": True},
+    {"type": "PackDetInputs"},
+]
+PLAIN = [PIPELINE[0], PIPELINE[1], PIPELINE[-1]]
 
 
 def image(seed: int, hw=HW) -> np.ndarray:

@@ -34,22 +34,10 @@ model = dict(
 )
 macl_head = dict(type="MACLHead", hidden_dims=(16,), proj_dim=8, dropout=0.1)
 embedded = dict(pairs=(7, 3), size_hw=(64, 96), parent={data!r})
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="Resize", scale=(96, 64), keep_ratio=True),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="ColorJitter", brightness=0.2, contrast=0.2),
-    dict(type="PackDetInputs"),
-]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(96, 64), keep_ratio=True),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="PackDetInputs"),
-]
-train_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(pipeline=test_pipeline))
+_base_.train_pipeline[2].scale = _base_.test_pipeline[1].scale = (96, 64)  # of Resize
+_base_.train_pipeline[4:] = [dict(type="ColorJitter", brightness=0.2, contrast=0.2), dict(type="PackDetInputs")]
+train_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(pipeline=_base_.train_pipeline))
+val_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(pipeline=_base_.test_pipeline))
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=2, val_interval=1, checkpoint_interval_iters=1)
 param_scheduler = [

@@ -6,34 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from llvip_pair_samples import HW, kaist_tree, llvip_tree
+from llvip_pair_samples import HW, PIPELINE, PLAIN, kaist_tree, llvip_tree
 
-PIPELINE = [
-    {"type": "LoadImageFromFile"},
-    {"type": "LoadAnnotations", "with_bbox": True},
-    {"type": "Resize", "scale": (96, 96), "keep_ratio": True},
-    {"type": "RandomFlip", "prob": 0.5},
-    {"type": "ColorJitter", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02},
-    {"type": "RandomCrop", "crop_size": (70, 70), "allow_negative_crop": True},
-    {"type": "PackDetInputs"},
-]
-PLAIN = [PIPELINE[0], PIPELINE[1], PIPELINE[-1]]
 PROJECT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def kinds():
-    """The data set classes (importing mmdet takes seconds: once)."""
-    from llvip_macl.data.kaist import KAISTDataset
-    from llvip_macl.data.llvip import LLVIPDataset
-    from llvip_macl.data.pair_list import PairListDataset
-
-    return {"llvip": LLVIPDataset, "kaist": KAISTDataset, "list": PairListDataset}
-
-
-@pytest.fixture
-def llvip(tmp_path):
-    return llvip_tree(tmp_path / "LLVIP")
 
 
 # ---------------------------------------------------------------- the embedded world
@@ -99,7 +74,7 @@ def test_browse_writes_both_halves_with_their_boxes(kinds, llvip, tmp_path, caps
     green = (picture == (80, 220, 80)).all(-1)
     assert green[18 + 8, 10:30].all() and green[18 + 8, 80 + 10 : 80 + 30].all()  # the box's upper edge, in each half
     assert command([str(tmp_path / "none.py")]) == 2
-    assert "none.py is missing" in capsys.readouterr().err
+    assert "none.py does not exist" in capsys.readouterr().err
 
 
 def test_pictures_of_the_embedded_world_are_marked(kinds, llvip, tmp_path):

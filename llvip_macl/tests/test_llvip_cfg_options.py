@@ -1,4 +1,4 @@
-"""`--cfg-options`: the note's spelling works, and a key that would change nothing is refused."""
+"""`--cfg-options`: `name[1].key` works, and a key that would change nothing is refused."""
 
 import pytest
 

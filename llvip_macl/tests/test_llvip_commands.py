@@ -1,4 +1,4 @@
-"""The contract's commands A to D, word for word, in a copy of the project with a tiny detector and a tiny world."""
+"""The four training commands of the README (A to D), word for word, in a copy of the project with a tiny detector."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Every row of the contract's table of traps, and what a config must not do silently."""
+"""The traps of MMEngine's configs, and what a config must not do silently."""
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from llvip_macl.runtime.config_rules import (
     need_seed,
     refuse_mmdet2,
     scale_rate,
+    spread_data_variables,
     spread_norm,
     use_own_hooks,
     use_own_loop,
@@ -182,6 +183,23 @@ def test_strides_must_match_the_levels():
         check_anchor_strides({"model": model}, context())
     model["neck"]["num_outs"] = 5
     assert check_anchor_strides({"model": model}, context()) == []
+
+
+def test_a_files_variables_given_as_options_reach_the_data_sets():
+    def cfg():
+        one = {"data_root": None, "annotations": "xml"}
+        both = {"type": "ConcatDataset", "datasets": [dict(one), dict(one)]}
+        return {"test_annotations": "bbgt", "train_dataloader": {"dataset": dict(one)},
+                "val_dataloader": {"dataset": dict(one)}, "test_dataloader": {"dataset": both}}  # fmt: skip
+
+    assert spread_data_variables(unset := cfg(), context("data_root")) == []
+    assert unset == cfg()
+    spread_data_variables(given := cfg(), context("test_annotations"))
+    assert given["train_dataloader"]["dataset"]["annotations"] == "xml"
+    assert given["val_dataloader"]["dataset"]["annotations"] == "bbgt"
+    assert [one["annotations"] for one in given["test_dataloader"]["dataset"]["datasets"]] == ["bbgt", "bbgt"]
+    with pytest.raises(ConfigError, match="train_pipeline"):
+        spread_data_variables(cfg(), context("train_pipeline.2.scale"))
 
 
 def test_no_workers_cannot_persist():

@@ -5,36 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from llvip_pair_samples import HW, KAIST_TEST, KAIST_TRAIN, image, kaist_tree, llvip_tree, voc, write_image
+from llvip_pair_samples import HW, KAIST_TEST, KAIST_TRAIN, PIPELINE, PLAIN, image, kaist_tree, voc, write_image
 from torch.utils.data import DataLoader
 
 from shared.errors import ConfigError, DataError
-
-PIPELINE = [
-    {"type": "LoadImageFromFile"},
-    {"type": "LoadAnnotations", "with_bbox": True},
-    {"type": "Resize", "scale": (96, 96), "keep_ratio": True},
-    {"type": "RandomFlip", "prob": 0.5},
-    {"type": "ColorJitter", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02},
-    {"type": "RandomCrop", "crop_size": (70, 70), "allow_negative_crop": True},
-    {"type": "PackDetInputs"},
-]
-PLAIN = [PIPELINE[0], PIPELINE[1], PIPELINE[-1]]
-
-
-@pytest.fixture(scope="module")
-def kinds():
-    """The data set classes (importing mmdet takes seconds: once)."""
-    from llvip_macl.data.kaist import KAISTDataset
-    from llvip_macl.data.llvip import LLVIPDataset
-    from llvip_macl.data.pair_list import PairListDataset
-
-    return {"llvip": LLVIPDataset, "kaist": KAISTDataset, "list": PairListDataset}
-
-
-@pytest.fixture
-def llvip(tmp_path):
-    return llvip_tree(tmp_path / "LLVIP")
 
 
 @pytest.fixture

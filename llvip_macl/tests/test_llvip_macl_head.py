@@ -97,7 +97,7 @@ def test_groups_of_one_channel_are_refused_and_small_ones_draw_a_warning():
         head(norm_type="GN", norm_groups=8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        MACLHead(norm_type="GN", norm_groups=32)  # the note's fix: groups of 4 among 128
+        MACLHead(norm_type="GN", norm_groups=32)  # groups of 4 among 128
         assert head(norm_type="GN").proj[1].num_groups == 2  # groups of 8
 
 

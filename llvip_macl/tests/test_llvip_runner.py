@@ -9,85 +9,24 @@ import json
 import shutil
 import signal
 import textwrap
-from contextlib import closing
 from pathlib import Path
-from socket import create_server
 
 import pytest
 import torch
+from llvip_samples import STEPS, Work
 
 from shared import checkpoint
-from shared.injections import Child, at_call, differences, kill, limit_file_size, metrics_of, send
-
-STEPS = 6  # 2 epochs of 3
+from shared.injections import at_call, differences, kill, limit_file_size, metrics_of, send
 
 
 @pytest.fixture(scope="module")
-def toy():
-    """The toy's classes, registered in mmdet; (loop class, train main)."""
-    import llvip_macl.register  # noqa: F401
-    from llvip_macl.runtime import train_command
+def loop():
+    """The loop's class; the toy is registered in mmdet."""
+    for name in ("torch._dynamo", "llvip_macl.register", "llvip_toy"):  # once here, not in each child
+        importlib.import_module(name)
     from llvip_macl.runtime.loop import PairedEpochLoop
 
-    _register_toy()
-    return PairedEpochLoop, train_command.main
-
-
-def _register_toy():
-    from mmdet.registry import DATASETS, METRICS, MODELS
-    from mmdet.structures import DetDataSample
-    from mmengine.evaluator import BaseMetric
-    from mmengine.model import BaseModel
-
-    if "LlvipToyModel" in MODELS.module_dict:
-        return
-
-    @DATASETS.register_module()
-    class LlvipToyData(torch.utils.data.Dataset):
-        metainfo = {"classes": ("person",)}  # noqa: RUF012
-
-        def __init__(self, size):
-            self.size = size
-
-        def __len__(self):
-            return self.size
-
-        def __getitem__(self, key):
-            generator = torch.Generator().manual_seed(1000 * getattr(key, "epoch", 0) + int(key))
-            sample = DetDataSample(metainfo={"img_path": f"pair_{int(key)}.png"})
-            return {"inputs": torch.randn(4, generator=generator), "data_samples": sample}
-
-    @MODELS.register_module()
-    class LlvipToyModel(BaseModel):
-        def __init__(self, width=4, **rest):
-            super().__init__(**rest)
-            self.backbone = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.BatchNorm1d(width))
-            self.old_backbone = torch.nn.Linear(width, width)
-            self.head = torch.nn.Linear(width, 1)
-            self.register_buffer("queue", torch.zeros(3))
-            self.pending = None
-
-        def forward(self, inputs, data_samples=None, mode="tensor"):
-            x = torch.stack(list(inputs))
-            out = self.head(torch.dropout(self.old_backbone(self.backbone(x)), 0.3, self.training)) + self.queue.mean()
-            if mode == "predict":
-                return [DetDataSample(metainfo={"score": float(value)}) for value in out]
-            self.pending = out.detach().mean()
-            return {"loss_fit": (out - x.sum(1, keepdim=True)).square().mean(), "acc": out.detach().mean()}
-
-        def after_backward(self):
-            assert self.head.weight.grad is not None, "backward comes first"
-            self.queue.copy_(torch.cat([self.queue[1:], self.pending[None]]))
-
-    @METRICS.register_module()
-    class LlvipToyMetric(BaseMetric):
-        default_prefix = "toy"
-
-        def process(self, data_batch, data_samples):
-            self.results.extend(sample["score"] for sample in data_samples)
-
-        def compute_metrics(self, results):
-            return {"error": abs(sum(results) / len(results)), "count": float(len(results))}
+    return PairedEpochLoop
 
 
 CONFIG = """
@@ -114,49 +53,28 @@ CONFIG = """
 """
 
 
-class Toy:
-    """A folder with the config, and the command that trains there."""
+class Toy(Work):
+    """A folder with the toy's config, and the command that trains there."""
 
-    def __init__(self, main, folder: Path):
-        self.main, self.folder, self.run = main, folder, folder / "work_dirs" / "toy"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "toy.py").write_text(textwrap.dedent(CONFIG))
-        self.count = 0
-
-    def start(self, *options, resume=True, inject=None, flags=(), env=None) -> Child:
-        self.count += 1
-        argv = [str(self.folder / "toy.py"), "--work-dir", str(self.run), *(["--resume"] if resume else []), *flags]
-        argv += ["--cfg-options", *options] if options else []
-        return Child(argv, self.main, self.folder / f"log{self.count}.txt", inject, env or {})
-
-    def train(self, *options, code=0, **rest) -> str:
-        ended = self.start(*options, **rest).wait()
-        assert ended.code == code, ended.output[-3000:]
-        return ended.output
-
-    def end(self, name="epoch_2.pth") -> dict:
-        """What two equal runs have in common."""
-        state = checkpoint.load(self.run / name)
-        names = ("state_dict", "ema_state_dict", "optimizer", "position", "rng")
-        best = state["message_hub"]["runtime_info"].get("paired_best")
-        return {**{key: state[key] for key in names}, "best": best, "metrics": metrics_of(self.run)}
+    def __init__(self, folder: Path):
+        super().__init__(folder, folder)
+        self.config.write_text(textwrap.dedent(CONFIG))
 
 
 @pytest.fixture
-def work(toy, tmp_path):
-    return Toy(toy[1], tmp_path / "one")
+def work(loop, tmp_path):
+    return Toy(tmp_path / "one")
 
 
 @pytest.fixture(scope="module")
-def reference(toy, tmp_path_factory):
+def reference(loop, tmp_path_factory):
     """One run that was never cut."""
-    work = Toy(toy[1], tmp_path_factory.mktemp("toy") / "reference")
-    output = work.train()
-    return work, output
+    work = Toy(tmp_path_factory.mktemp("toy") / "reference")
+    return work, work.train()
 
 
-def cut(toy, work, name, number, action=kill, after=False, *options, **rest):
-    return work.start(*options, inject=lambda: at_call(toy[0], name, number, action, after=after), **rest).wait()
+def cut(loop, work, name, number, action=kill, after=False, *options, **rest):
+    return work.start(*options, inject=lambda: at_call(loop, name, number, action, after=after), **rest).wait()
 
 
 def test_a_run_leaves_what_the_contract_names(reference):
@@ -226,16 +144,16 @@ def test_the_schedule_is_the_configs(reference):
         pytest.param("_optimize", 6, True, marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_ends_as_if_uncut(toy, work, reference, name, number, after):
-    ended = cut(toy, work, name, number, kill, after, "train_cfg.checkpoint_interval_iters=1")
+def test_a_killed_run_ends_as_if_uncut(loop, work, reference, name, number, after):
+    ended = cut(loop, work, name, number, kill, after, "train_cfg.checkpoint_interval_iters=1")
     assert ended.code == -signal.SIGKILL, ended.output[-2000:]
     work.train("train_cfg.checkpoint_interval_iters=1")
     assert differences(reference[0].end(), work.end()) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_the_newest_step_and_the_run_goes_on(toy, work, reference, number, code):
-    ended = cut(toy, work, "_optimize", 2, send(number))
+def test_a_signal_saves_the_newest_step_and_the_run_goes_on(loop, work, reference, number, code):
+    ended = cut(loop, work, "_optimize", 2, send(number))
     assert ended.code == code, ended.output[-2000:]
     assert "Traceback" not in ended.output
     assert (work.run / "last_checkpoint").read_text() == "iter_2.pth\n"
@@ -244,11 +162,11 @@ def test_a_signal_saves_the_newest_step_and_the_run_goes_on(toy, work, reference
     assert not list(work.run.glob("iter_*.pth"))  # the epoch's end holds more
 
 
-def test_a_full_disk_is_told_and_the_earlier_checkpoint_stays(toy, work, reference):
+def test_a_full_disk_is_told_and_the_earlier_checkpoint_stays(loop, work, reference):
     def fill():
         limit_file_size((work.run / "epoch_1.pth").stat().st_size - 1_000)
 
-    ended = cut(toy, work, "close_epoch", 2, fill)
+    ended = cut(loop, work, "close_epoch", 2, fill)
     assert ended.code in (1, 2), ended.output[-2000:]
     assert "Traceback" not in ended.output
     assert "bytes and" in ended.output
@@ -280,9 +198,9 @@ def poison(loop, number, *, gradient):
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-def test_what_is_not_finite_stops_before_the_step(toy, work, reference, gradient):
+def test_what_is_not_finite_stops_before_the_step(loop, work, reference, gradient):
     steps = "train_cfg.checkpoint_interval_iters=1"
-    ended = work.start(steps, inject=lambda: poison(toy[0], 2, gradient=gradient)).wait()
+    ended = work.start(steps, inject=lambda: poison(loop, 2, gradient=gradient)).wait()
     assert ended.code == 1, ended.output[-2000:]
     assert "step 2 (epoch 1): loss or gradient is not finite" in ended.output
     assert "loss_fit" in ended.output
@@ -292,8 +210,8 @@ def test_what_is_not_finite_stops_before_the_step(toy, work, reference, gradient
     assert differences(reference[0].end(), work.end()) == []
 
 
-def test_a_damaged_checkpoint_is_passed_over(toy, work, reference):
-    cut(toy, work, "_optimize", 5, kill, True, "train_cfg.checkpoint_interval_iters=1")
+def test_a_damaged_checkpoint_is_passed_over(loop, work, reference):
+    cut(loop, work, "_optimize", 5, kill, True, "train_cfg.checkpoint_interval_iters=1")
     newest = work.run / (work.run / "last_checkpoint").read_text().strip()
     newest.write_bytes(newest.read_bytes()[:-1])
     output = work.train("train_cfg.checkpoint_interval_iters=1")
@@ -302,8 +220,8 @@ def test_a_damaged_checkpoint_is_passed_over(toy, work, reference):
     assert differences(reference[0].end(), work.end()) == []
 
 
-def test_a_finished_run_says_what_to_do(reference, tmp_path, toy):
-    work = Toy(toy[1], tmp_path / "copy")
+def test_a_finished_run_says_what_to_do(reference, tmp_path):
+    work = Toy(tmp_path / "copy")
     shutil.copytree(reference[0].run, work.run)
     output = work.train()
     assert "nothing is left to do" in output
@@ -317,8 +235,8 @@ def test_a_finished_run_says_what_to_do(reference, tmp_path, toy):
     assert rows[6]["lr"] == pytest.approx(0.01)  # the milestone is not reached any more, whatever the checkpoint says
 
 
-def test_without_resume_a_run_begins_anew_and_keeps_what_was_there(reference, tmp_path, toy):
-    work = Toy(toy[1], tmp_path / "copy")
+def test_without_resume_a_run_begins_anew_and_keeps_what_was_there(reference, tmp_path):
+    work = Toy(tmp_path / "copy")
     shutil.copytree(reference[0].run, work.run)
     before = (work.run / "metrics.jsonl").read_bytes()
     output = work.train(resume=False)
@@ -328,15 +246,15 @@ def test_without_resume_a_run_begins_anew_and_keeps_what_was_there(reference, tm
     assert differences(reference[0].end(), work.end()) == []
 
 
-def test_another_seed_cannot_be_resumed(toy, work):
-    cut(toy, work, "_optimize", 2, send(signal.SIGTERM))
+def test_another_seed_cannot_be_resumed(loop, work):
+    cut(loop, work, "_optimize", 2, send(signal.SIGTERM))
     assert "randomness.seed=3" in work.train("randomness.seed=4", code=2)
 
 
-def test_a_second_run_in_the_folder_is_refused(toy, work):
+def test_a_second_run_in_the_folder_is_refused(loop, work):
     import time
 
-    first = work.start(inject=lambda: at_call(toy[0], "_optimize", 1, lambda: time.sleep(60)))
+    first = work.start(inject=lambda: at_call(loop, "_optimize", 1, lambda: time.sleep(60)))
     deadline = time.monotonic() + 60
     while not (work.run / "run.lock").exists() or not (work.run / "run.lock").read_text():
         assert time.monotonic() < deadline
@@ -355,29 +273,12 @@ def test_weights_of_another_run_start_a_new_one(reference, work):
     assert "load_rules" in output
 
 
-def world(toy, work, size=2, inject=None):
-    importlib.import_module("torch._dynamo")  # DistributedDataParallel wants it: once here, not in each child
-    with closing(create_server(("127.0.0.1", 0))) as server:
-        port = str(server.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
-    children = [
-        work.start(inject=(inject or {}).get(rank), flags=("--launcher", "pytorch"),
-                   env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(size)
-    ]  # fmt: skip
-    try:
-        return [child.wait() for child in children]
-    finally:
-        for child in children:
-            child.end()
-
-
-def test_two_processes_end_with_equal_weights_and_one_record(toy, work):
+def test_two_processes_end_with_equal_weights_and_one_record(loop, work):
     sums = work.folder / "sums"
     sums.mkdir()
 
     def keep():
-        original = toy[0].run
+        original = loop.run
 
         def run(self):
             model = original(self)
@@ -385,9 +286,9 @@ def test_two_processes_end_with_equal_weights_and_one_record(toy, work):
             (sums / str(self.runner.rank)).write_text(checkpoint.tensors_sha256(tensors))
             return model
 
-        toy[0].run = run
+        loop.run = run
 
-    ended = world(toy, work, inject={0: keep, 1: keep})
+    ended = work.processes(inject={0: keep, 1: keep})
     assert [one.code for one in ended] == [0, 0], ended[0].output[-3000:] + ended[1].output[-3000:]
     assert (sums / "0").read_text() == (sums / "1").read_text()
     rows = metrics_of(work.run)
@@ -396,6 +297,6 @@ def test_two_processes_end_with_equal_weights_and_one_record(toy, work):
     assert "was written by 2 processes and this run has 1" in work.train("train_cfg.max_epochs=3", code=2)
 
 
-def test_a_nan_on_one_rank_stops_both(toy, work):
-    ended = world(toy, work, inject={1: lambda: poison(toy[0], 2, gradient=False)})
+def test_a_nan_on_one_rank_stops_both(loop, work):
+    ended = work.processes(inject={1: lambda: poison(loop, 2, gradient=False)})
     assert [one.code for one in ended] == [1, 1], ended[0].output[-2000:]

@@ -14,7 +14,7 @@ from llvip_macl.data.photometric import adjust_brightness, adjust_contrast, adju
 from llvip_macl.data.randomness import SampleKey, capture, sample_draws, seed_from
 from shared.errors import ConfigError, DataError
 
-NOTE = [  # the geometric steps of the note's pipeline
+NOTE = [  # geometric steps of a usual pipeline
     {"type": "Resize", "scale": [(96, 96), (120, 120), (80, 64)], "random_choice": True, "keep_ratio": True},
     {"type": "RandomFlip", "prob": 0.5, "direction": ["horizontal", "vertical"]},
     {"type": "RandomCrop", "crop_size": (0.6, 0.6), "crop_type": "relative_range", "allow_negative_crop": True},

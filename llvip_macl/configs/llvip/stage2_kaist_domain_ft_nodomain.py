@@ -3,19 +3,13 @@
 _base_ = [
     "../_base_/models/faster_rcnn_r50_fpn.py",
     "../_base_/datasets/kaist.py",
-    "../_base_/schedules/schedule_1x.py",
+    "../_base_/schedules/adamw_1x.py",
     "../_base_/default_runtime.py",
 ]
 
 model = dict(roi_head=dict(dhn=dict(type="DHNSampler", queue_size=8192)))
 macl_head = dict(type="MACLHead")
 
-optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-4, weight_decay=1e-4),
-    clip_grad=dict(max_norm=5.0),
-)
 custom_hooks = [
     dict(type="FreezeBackboneHook", modules=["backbone", "backbone_ir"]),
     dict(type="DHNScheduleHook", milestones=[3, 8, 16], top_k=[64, 96, 128, 128], momentum=[0.995, 0.99, 0.99, 0.99]),

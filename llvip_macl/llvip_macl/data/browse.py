@@ -15,13 +15,15 @@ from shared.embedded_world import is_embedded
 from shared.errors import ConfigError, DataError, StorageError
 
 from ..runtime.cfg_options import apply_options, parse_options
+from ..runtime.config_rules import Context, apply_rules, refuse_mmdet2, spread_data_variables
 from ..runtime.embedded import find_data
+from ..runtime.preparation import read_config
 from . import kaist, llvip, pair_list  # noqa: F401 - they register their data sets
 from .randomness import SampleKey
 
 GREEN, YELLOW, WHITE, BLACK = (80, 220, 80), (60, 210, 250), (255, 255, 255), (0, 0, 0)  # BGR
 EMBEDDED = "EMBEDDED SYNTHETIC DATA"
-CAPTION_PX = 18  # height of the line above a picture
+CAPTION_PX = 18  # height of a line of text
 SPLITS = ("train", "val", "test")
 PROJECT = Path(__file__).parents[2]  # the embedded world is drawn below it
 
@@ -32,13 +34,12 @@ def browse_config(
     """The command `browse_dataset`: see tools/analysis_tools.
 
     Raises:
-        ConfigError: the config is missing or has no data set for this split.
+        ConfigError: the config cannot be read, or has no data set for this split.
         DataError: the data set is wrong.
     """
-    if not Path(config).is_file():
-        raise ConfigError(f"{config} is missing: give a config file, configs/llvip/stage1_llvip_pretrain.py for one.")
-    cfg = Config.fromfile(config)
-    apply_options(cfg, parse_options(options))
+    cfg = read_config(config)
+    explicit = apply_options(cfg, parse_options(options))
+    apply_rules(cfg, Context(explicit), (refuse_mmdet2, spread_data_variables))
     for message in find_data(cfg, PROJECT):
         print(message)
     seed = cfg.get("randomness", {}).get("seed") or 0
@@ -87,7 +88,7 @@ def _write(folder: Path, dataset: Any, item: dict) -> Path:
 
 
 def draw_pair(item: dict, *, embedded: bool = False) -> np.ndarray:
-    """(H + caption, 2 W, 3) uint8 BGR: visible left, infrared right; persons green, regions to ignore yellow.
+    """(H + lines of text, 2 W, 3) uint8 BGR: visible left, infrared right; persons green, regions to ignore yellow.
 
     Args:
         item: a packed sample: inputs, inputs_ir (3, H, W), data_samples.
@@ -96,8 +97,8 @@ def draw_pair(item: dict, *, embedded: bool = False) -> np.ndarray:
     halves = [("visible", item.get("inputs"), "bboxes"), ("infrared", item.get("inputs_ir"), "bboxes_ir")]
     if any(image is None for _, image, _ in halves):
         raise DataError(f"{sample.metainfo.get('img_path')} comes with one half only: browse a paired data set.")
-    mark = f" - {EMBEDDED}" if embedded else ""
-    return np.hstack([_half(image.numpy(), sample, key, name + mark) for name, image, key in halves])
+    picture = np.hstack([_half(image.numpy(), sample, key, name) for name, image, key in halves])
+    return np.vstack([picture, _line(EMBEDDED, picture.shape[1])]) if embedded else picture
 
 
 def _half(image: np.ndarray, sample: DetDataSample, key: str, caption: str) -> np.ndarray:
@@ -105,9 +106,12 @@ def _half(image: np.ndarray, sample: DetDataSample, key: str, caption: str) -> n
     for instances, colour in ((sample.get("ignored_instances"), YELLOW), (sample.get("gt_instances"), GREEN)):
         for x1, y1, x2, y2 in _boxes(instances, key):
             cv2.rectangle(canvas, (round(x1), round(y1)), (round(x2) - 1, round(y2) - 1), colour, 1)
-    head = np.full((CAPTION_PX, canvas.shape[1], 3), BLACK, np.uint8)
-    cv2.putText(head, caption, (3, CAPTION_PX - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.4, WHITE, 1, cv2.LINE_AA)
-    return np.vstack([head, canvas])
+    return np.vstack([_line(caption, canvas.shape[1]), canvas])
+
+
+def _line(text: str, width: int) -> np.ndarray:
+    line = np.full((CAPTION_PX, width, 3), BLACK, np.uint8)
+    return cv2.putText(line, text, (3, CAPTION_PX - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.4, WHITE, 1, cv2.LINE_AA)
 
 
 def _boxes(instances: Any, key: str) -> list[list[float]]:

@@ -15,6 +15,7 @@ from typing import Any
 from shared.errors import ConfigError
 
 from .cfg_options import constructor_accepts, nearest
+from .embedded import LOADERS, datasets_of
 
 # Top-level keys of mmdet 2.x, which MMEngine ignores without a word.
 MMDET2_KEYS = ("data", "optimizer", "optimizer_config", "lr_config", "runner", "total_epochs", "evaluation",
@@ -25,7 +26,18 @@ OPTIMIZER_KEYS = {"momentum", "dampening", "nesterov", "betas", "eps", "amsgrad"
 STOCK_HOOKS = {"CheckpointHook": "BestCheckpointHook", "LoggerHook": "RunLogHook"}
 STOCK_LOOPS = (None, "EpochBasedTrainLoop", "PairedEpochLoop")
 ADDRESSES = ("http://", "https://", "torchvision://", "open-mmlab://", "openmmlab://", "mmcls://", "jhu://")
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+TRAIN, TEST = LOADERS[:1], LOADERS[1:]
+DATA_VARIABLES = {  # variable of a config file -> the entry of the data sets that takes it, and in which loaders
+    "train_pipeline": ("pipeline", TRAIN),
+    "test_pipeline": ("pipeline", TEST),
+    "train_list": ("ann_file", TRAIN),
+    "test_list": ("ann_file", TEST),
+    "train_annotations": ("annotations", TRAIN),
+    "test_annotations": ("annotations", TEST),
+    "train_label_version": ("label_version", TRAIN),
+    "test_label_version": ("label_version", TEST),
+    "label_version": ("label_version", LOADERS),
+}
 GROUPS = 32  # of GroupNorm when nobody says
 
 Table = MutableMapping[str, Any]
@@ -270,6 +282,19 @@ def warn_of_idle_milestones(cfg: Table, context: Context) -> list[str]:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
+def spread_data_variables(cfg: Table, context: Context) -> list[str]:
+    """Variables such as `train_pipeline` given as options go to the data sets: alone they would reach nothing."""
+    for name in filter(context.is_set, DATA_VARIABLES):
+        key, loaders = DATA_VARIABLES[name]
+        takers = [one for one in datasets_of({loader: cfg.get(loader) for loader in loaders}) if key in one]
+        if not takers:
+            raise ConfigError(f"{name}: no data set of {', '.join(loaders)} has an entry {key} that could take it; "
+                              "set the data set's own entry.")  # fmt: skip
+        for dataset in takers:
+            dataset[key] = cfg[name]
+    return []
+
+
 def adjust_workers(cfg: Table, context: Context) -> list[str]:
     """Loading in the main process has no workers that could persist or prefetch."""
     messages = []
@@ -343,6 +368,7 @@ TEST_RULES: tuple[Rule, ...] = (
     refuse_mmdet2,
     check_numbers,
     need_seed,
+    spread_data_variables,
     merge_macl_head,
     spread_norm,
     complete_group_norm,
@@ -353,21 +379,11 @@ TEST_RULES: tuple[Rule, ...] = (
     choose_backend,
 )
 RULES: tuple[Rule, ...] = (
-    refuse_mmdet2,
-    check_numbers,
-    need_seed,
-    merge_macl_head,
-    spread_norm,
-    complete_group_norm,
-    check_anchor_strides,
+    *TEST_RULES,
     drop_foreign_optimizer_keys,
     choose_precision,
     scale_rate,
     follow_max_epochs,
     warn_of_idle_milestones,
     adjust_workers,
-    check_load_from,
-    use_own_hooks,
-    use_own_loop,
-    choose_backend,
 )

@@ -62,6 +62,8 @@ def test(arguments: argparse.Namespace, command: list[str]) -> int:
         metrics = runner.test()
         if world.is_main:
             report(cfg, metrics, files, arguments.checkpoint, command)
+            if arguments.show_dir:
+                print(f"pictures: {Path(cfg.work_dir) / runner.timestamp / drawn_folder(cfg, arguments.show_dir)}")
     return 0
 
 
@@ -100,10 +102,15 @@ def judge_into(cfg: Any, files: Mapping[str, Path]) -> None:
     cfg.test_evaluator = [*evaluators, {"type": "DetectionsToJson", "path": str(files["detections"])}]
 
 
+def drawn_folder(cfg: Any, folder: str) -> str:
+    """Pictures of the embedded world say so by their folder."""
+    return f"{folder}-embedded-world" if cfg.get("embedded_world") else folder
+
+
 def draw_into(cfg: Any, folder: str) -> None:
-    """mmdet's own pictures; those of the embedded world say so by their folder."""
-    name = f"{folder}-embedded-world" if cfg.get("embedded_world") else folder
-    cfg.default_hooks["visualization"] = {"type": "DetVisualizationHook", "draw": True, "test_out_dir": name}
+    """mmdet's own pictures."""
+    visualization = {"type": "DetVisualizationHook", "draw": True, "test_out_dir": drawn_folder(cfg, folder)}
+    cfg.default_hooks["visualization"] = visualization
 
 
 def report(cfg: Any, metrics: Mapping[str, Any], files: Mapping[str, Path], source: str, command: list[str]) -> None:

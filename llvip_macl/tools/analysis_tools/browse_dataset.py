@@ -29,7 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
 
     def body() -> None:
-        from llvip_macl.data.browse import browse_config  # importing mmdet takes seconds
+        from llvip_macl.runtime.console import quiet_imports
+
+        with quiet_imports():
+            from llvip_macl.data.browse import browse_config  # importing mmdet takes seconds
 
         browse_config(args.config, args.cfg_options, args.split, args.output_dir, args.number, args.epoch)
 
