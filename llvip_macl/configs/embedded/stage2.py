@@ -3,45 +3,28 @@
 _base_ = [
     "../_base_/models/faster_rcnn_r18_small.py",
     "../_base_/datasets/kaist.py",
-    "../_base_/schedules/schedule_1x.py",
+    "../_base_/schedules/adamw_1x.py",
     "../_base_/default_runtime.py",
 ]
 
 model = dict(roi_head=dict(dhn=dict(type="DHNSampler", queue_size=512, top_k=64)))
 macl_head = dict(type="MACLHead")
-embedded = dict(pairs=(200, 60))
+embedded = dict(pairs=(320, 60))
 
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="Resize", scale=(160, 128), keep_ratio=True),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs"),
-]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(160, 128), keep_ratio=True),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="PackDetInputs"),
-]
-train_dataloader = dict(batch_size=4, num_workers=2, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(batch_size=4, num_workers=1, dataset=dict(pipeline=test_pipeline))
+_base_.train_pipeline[2].scale = _base_.test_pipeline[1].scale = (160, 128)  # of Resize
+train_dataloader = dict(batch_size=8, num_workers=2, dataset=dict(pipeline=_base_.train_pipeline))
+val_dataloader = dict(batch_size=4, num_workers=1, dataset=dict(pipeline=_base_.test_pipeline))
 test_dataloader = val_dataloader
 
-train_cfg = dict(max_epochs=4, val_interval=2)
+train_cfg = dict(max_epochs=12, val_interval=6)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=20),
-    dict(type="MultiStepLR", begin=0, end=4, by_epoch=True, milestones=[3], gamma=0.3),
+    dict(type="MultiStepLR", begin=0, end=12, by_epoch=True, milestones=[8, 10], gamma=0.3),
 ]
-optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=1e-4),
-    clip_grad=dict(max_norm=5.0),
-)
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 custom_hooks = [
     dict(type="FreezeBackboneHook", modules=["backbone", "backbone_ir"]),
-    dict(type="DHNScheduleHook", milestones=[2], top_k=[32, 64], momentum=[0.995, 0.99]),
+    dict(type="DHNScheduleHook", milestones=[6], top_k=[32, 64], momentum=[0.995, 0.99]),
     dict(type="AlignmentHook"),
     dict(type="MetricsExportHook"),
 ]
