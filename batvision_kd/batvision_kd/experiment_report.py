@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from shared import benchmark
+from shared.json_files import finite
 from shared.metrics import PairedDifference
 from shared.report import Report
 
@@ -162,24 +163,13 @@ def band_rmse(tables: Tables) -> dict[str, dict[str, float]]:
     return found
 
 
-def _finite(value: Any) -> Any:
-    """JSON without NaN and infinities: null, and words."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None if np.isnan(value) else str(value)
-    return value
-
-
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
 def write_results(found: Findings, folder: Path, picture: Path) -> None:
     """experiments.json, figures/ and report.html in `folder`; prints the verdict."""
     data = results(found)
-    benchmark.write(folder / "experiments.json", benchmark.record("experiments", _finite(data), PACKAGES))
+    benchmark.write(folder / "experiments.json", benchmark.record("experiments", finite(data), PACKAGES))
     plots = _plots(found, folder / "figures")
     size = f"{found.plan.name}: {data['images']} test images, {len(found.plan.seeds)} seeds"
     report = Report("What a teacher that sees is worth to a student that hears", found.mark or None, size)

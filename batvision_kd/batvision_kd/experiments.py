@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shared.config import config_hash
 from shared.errors import UserError
-from shared.pieces import hold_to, make_folders, recorded, time_limit
+from shared.pieces import add_plan_options, hold_to, make_folders, plan_file, recorded, time_limit
 from shared.run import run_command
 from shared.storage import write_atomic
 
@@ -27,8 +27,6 @@ from .evaluation import ImageTable, read_table, write_table
 from .experiment_plan import DEFAULT_PLAN, QUICK_PLAN, Piece, Plan, read_plan
 from .experiment_report import Findings, write_results
 from .experiment_work import Bench
-
-MINUTES = 25.0
 
 
 @dataclass(frozen=True)
@@ -199,13 +197,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Compare RGB, audio alone and the distilled students. The same command continues a cut comparison.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the plan (default: config/{DEFAULT_PLAN.name})")
-    parser.add_argument(
-        "--quick", action="store_true", help="a few samples, one epoch: tries the command, no measurement"
-    )
+    add_plan_options(parser, "--config", f"config/{DEFAULT_PLAN.name}", "a few samples, one epoch")
     parser.add_argument("--output_dir", type=Path, default=Path(), help="checkpoints/, logs/ and results/ stand here")
-    limit = "stop after so long with exit code 143; the same command continues (default: %(default)s)"
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=limit)
     return parser.parse_args(argv)
 
 
@@ -215,9 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _execute(args: argparse.Namespace) -> int:
-    if args.quick and args.config:
-        raise UserError("--quick has a plan of its own: give --quick or --config, not both")
-    plan = read_plan(args.config or (QUICK_PLAN if args.quick else DEFAULT_PLAN))
+    plan = read_plan(plan_file(args, "--config", DEFAULT_PLAN, QUICK_PLAN))
     with time_limit(args.minutes):
         run(Study(plan, args.output_dir, Bench(plan, args.output_dir)))
     return 0

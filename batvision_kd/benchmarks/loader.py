@@ -20,8 +20,7 @@ import torch
 from batvision_kd.data.dataset import EchoDepthDataset
 from batvision_kd.spectrogram import SpectrogramSettings
 from batvision_kd.world import write_world
-from shared.benchmark import median_ratio, record, write
-from shared.run import run_command
+from shared.benchmark import judged, median_ratio, parse_options, run_benchmark
 
 OUT = Path(__file__).parent / "results" / "loader.json"
 TARGET = 3.0
@@ -48,22 +47,19 @@ def measure(root: Path, cache: Path, size: int, rounds: int) -> dict[str, object
             "ratio": median_ratio(plain_ms, cached_ms)}  # fmt: skip
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         height_width = (180, 320) if args.quick else (720, 1280)
         root = write_world(Path(folder) / "world", train=args.samples, val=1, test=1, size_hw=height_width)
         row = measure(root, Path(folder) / "cache", args.size, 1 if args.quick else args.rounds)
-    verdict = "not judged, a quick run" if args.quick else "reached" if row["ratio"] >= TARGET else "MISSED"
+    verdict = judged(row["ratio"] >= TARGET, quick=args.quick)
     print(
         f"{row['samples']} samples at {args.size} px: uncached {statistics.median(row['uncached_ms']):.1f} ms, cached "
         f"{statistics.median(row['cached_ms']):.1f} ms a sample, ratio {row['ratio']:.1f} (target {TARGET:.0f}: "
         f"{verdict})"
     )
-    out = args.out or (None if args.quick else OUT)
-    if out is not None:
-        write(out, record("loader", {**row, "source_hw": height_width, "quick": args.quick, "target": TARGET}))
-    return 0
+    return {**row, "source_hw": height_width, "quick": args.quick, "target": TARGET}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,12 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=64, help="samples (default: 64)")
     parser.add_argument("--size", type=int, default=256, help="side of what the models get (default: 256)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default: 3)")
-    parser.add_argument("--out", type=Path, help="JSON to write (default: benchmarks/results/; quick: none)")
-    parser.add_argument(
-        "--quick", action="store_true", help="one round on small pictures: it runs, and measures little"
-    )
-    args = parser.parse_args(argv)
-    return run_command(lambda: benchmark(args))
+    args = parse_options(parser, argv, quick="one round on small pictures: it runs, and measures little")
+    return run_benchmark(benchmark, args, OUT)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,7 @@ from torch import Tensor, nn
 
 from batvision_kd.losses import task_losses
 from batvision_kd.models import attention, create_binaural_attention_model, create_rgb_depth_model
-from shared.benchmark import median_ratio, record, write
-from shared.run import run_command
+from shared.benchmark import median_ratio, parse_options, run_benchmark
 
 OUT = Path(__file__).parent / "results" / "student_attention.json"
 KINDS = ("mha", "reference")
@@ -119,7 +118,7 @@ def step_times(base: int, side: int, batch: int, rounds: int) -> dict:
     }
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(args.threads)
     size = (16, 16) if args.quick else (LEVEL_CHANNELS, LEVEL_SIDE)
     found = {"memory": memory(*size), "memory_target": MEMORY_TARGET, "threads": args.threads}
@@ -128,10 +127,7 @@ def benchmark(args: argparse.Namespace) -> int:
     found["steps"] = [step_times(*size, args.rounds) for size in (QUICK_STEPS if args.quick else STEPS)]
     for row in found["steps"]:
         show_step(row)
-    out = args.out or (None if args.quick else OUT)
-    if out is not None:
-        write(out, record("student_attention", found, ("torch", "numpy")))
-    return 0
+    return found
 
 
 def show_memory(kinds: dict[str, dict[str, float | None]]) -> None:
@@ -158,19 +154,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--threads", type=int, default=1, help="CPU threads (default: 1; with more, waiting counts too)"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--out", type=Path, help="where to write the JSON (default: benchmarks/results/; quick: nowhere)"
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, one round: it runs, and measures nothing")
     parser.add_argument("--child", nargs=4, metavar=("KIND", "WAY", "CHANNELS", "SIDE"), help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    args = parse_options(parser, argv, quick="tiny sizes, one round: it runs, and measures nothing")
     if args.child:
         kind, way, channels, side = args.child
         torch.set_num_threads(1)
         print(json.dumps(rise_mib(kind, way, int(channels), int(side))))
         return 0
     args.rounds = 1 if args.quick else args.rounds
-    return run_command(lambda: benchmark(args))
+    return run_benchmark(benchmark, args, OUT, ("torch", "numpy"))
 
 
 if __name__ == "__main__":

@@ -16,14 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.errors import UserError
-from shared.pieces import hold_to, make_folders, time_limit
+from shared.pieces import add_plan_options, hold_to, make_folders, plan_file, time_limit
 from shared.run import run_command
 
 from .experiment_plan import DEFAULT_PLAN, PACKAGE_ROOT, QUICK_PLAN, Piece, Plan, read_plan
 from .experiment_report import Findings, write_results
-
-MINUTES = 25.0
 
 
 @dataclass(frozen=True)
@@ -87,14 +84,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Single modalities, fusion, MSP, MACL, DHN, stage 1. The same command continues a cut comparison.",
         allow_abbrev=False,
     )
-    default = DEFAULT_PLAN.relative_to(PACKAGE_ROOT)
-    parser.add_argument("--plan", type=Path, metavar="FILE", help=f"the plan (default: {default})")
-    parser.add_argument(
-        "--quick", action="store_true", help="a few pairs, one epoch: tries the command, measures nothing"
-    )
+    add_plan_options(parser, "--plan", str(DEFAULT_PLAN.relative_to(PACKAGE_ROOT)), "a few pairs, one epoch")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/experiments"), help="(default: %(default)s)")
-    limit = "stop after so long with exit code 143; the same command continues (default: %(default)s)"
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=limit)
     return parser.parse_args(argv)
 
 
@@ -105,9 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _execute(args: argparse.Namespace) -> int:
-    if args.quick and args.plan:
-        raise UserError("--quick has a plan of its own: give --quick or --plan, not both.")
-    plan = read_plan(args.plan or (QUICK_PLAN if args.quick else DEFAULT_PLAN))
+    plan = read_plan(plan_file(args, "--plan", DEFAULT_PLAN, QUICK_PLAN))
     from . import register  # noqa: F401 - once here, for all children
     from .experiment_work import Bench
 

@@ -27,8 +27,7 @@ from pillars_rq.bitstream.codec import Codec
 from pillars_rq.bitstream.stream import compress, decompress
 from pillars_rq.bitstream.tables import Tables
 from pillars_rq.network import PointPillars, scatter
-from shared.benchmark import record, write
-from shared.run import run_command
+from shared.benchmark import judged, parse_options, run_benchmark
 
 OUT = Path(__file__).parent / "results" / "bitstream.json"
 BOOKS = 5
@@ -92,34 +91,28 @@ def row_of(name: str, model: PointPillars, codec: Codec, frame: tuple[Tensor, Te
     return row
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(args.threads)
     model, rounds = real_encoder(), 1 if args.quick else args.rounds
     frames = real_features(model, FRAMES[:2] if args.quick else FRAMES)
     codec = fitted_codec(model, frames, 1 if args.quick else 5)
     rows = [row_of(name, model, codec, frame, rounds) for name, frame in frames.items()]
     share = statistics.median(row["share_of_tailnet"] for row in rows)
-    verdict = "not judged, a quick run" if args.quick else "reached" if share <= TARGET else "MISSED"
+    verdict = judged(share <= TARGET, quick=args.quick)
     print(
         f"{BOOKS} x {K}, {args.threads} thread(s): coding takes {100 * share:.2f} % of the tailnet's time (target at "
         f"most {100 * TARGET:.0f} %: {verdict})"
     )
-    out = args.out or (None if args.quick else OUT)
-    if out is not None:
-        results = {"books": BOOKS, "k": K, "quick": args.quick, "frames": rows, "median_share": share,
-                   "target": TARGET}  # fmt: skip
-        write(out, record("bitstream", results, ("torch", "numpy", "numba")))
-    return 0
+    return {"books": BOOKS, "k": K, "quick": args.quick, "frames": rows, "median_share": share,
+            "target": TARGET}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=count, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--rounds", type=count, default=3, help="rounds per frame (default: 3)")
-    parser.add_argument("--out", type=Path, help="JSON to write (default: benchmarks/results/; quick: none)")
-    parser.add_argument("--quick", action="store_true", help="two frames, one round: it runs, and measures little")
-    args = parser.parse_args(argv)
-    return run_command(lambda: benchmark(args))
+    args = parse_options(parser, argv, quick="two frames, one round: it runs, and measures little")
+    return run_benchmark(benchmark, args, OUT, ("torch", "numpy", "numba"))
 
 
 if __name__ == "__main__":

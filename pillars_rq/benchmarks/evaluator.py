@@ -22,8 +22,7 @@ import torch
 
 from pillars_rq.evaluation import kitti_ap
 from pillars_rq.kitti.labels import MAX_OCCLUSION, MAX_TRUNCATION, MIN_HEIGHT_PX, Annotations
-from shared.benchmark import median_ratio, record, write
-from shared.run import run_command
+from shared.benchmark import median_ratio, parse_options, run_benchmark
 
 OUT = Path(__file__).parent / "results" / "evaluator.json"
 CLASSES = ("Pedestrian", "Cyclist", "Car")
@@ -233,7 +232,7 @@ def _described(rng, names, centres, noise: float, turns=None) -> Annotations:
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(1)
     gts, dets = made_up(args.frames)
     ours_s, loop_s = [], []
@@ -249,12 +248,8 @@ def benchmark(args: argparse.Namespace) -> int:
     print(f"{args.frames} frames, {sum(map(len, gts)):,} labels, {sum(map(len, dets)):,} detections, one thread\n"
           f"loop over pairs {statistics.median(loop_s):.2f} s, vectorised {statistics.median(ours_s):.3f} s: "
           f"{ratio:.1f}x (target {TARGET:.0f}x); largest difference {difference:.1e} AP points")  # fmt: skip
-    out = args.out or (None if args.quick else OUT)
-    if out is not None:
-        results = {"frames": args.frames, "rounds": args.rounds, "loop_s": loop_s, "vectorised_s": ours_s,
-                   "ratio": ratio, "target": TARGET, "largest_difference": difference}  # fmt: skip
-        write(out, record("evaluator", results, ("numpy",)))
-    return 0
+    return {"frames": args.frames, "rounds": args.rounds, "loop_s": loop_s, "vectorised_s": ours_s,
+            "ratio": ratio, "target": TARGET, "largest_difference": difference}  # fmt: skip
 
 
 def largest_difference(fast: dict, slow: dict) -> float:
@@ -268,14 +263,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--out", type=Path, help="where to write the JSON (default: benchmarks/results/; quick: nowhere)"
-    )
-    parser.add_argument("--quick", action="store_true", help="few frames, one round: it runs, and measures nothing")
-    args = parser.parse_args(argv)
+    args = parse_options(parser, argv, quick="few frames, one round: it runs, and measures nothing")
     if args.quick:
         args.frames, args.rounds = 12, 1
-    return run_command(lambda: benchmark(args))
+    return run_benchmark(benchmark, args, OUT, ("numpy",))
 
 
 if __name__ == "__main__":

@@ -36,9 +36,8 @@ from pillars_rq.weights import Base
 from pillars_rq.world.annotate import make_calibration
 from pillars_rq.world.frame import make_frame
 from pillars_rq.world.spec import FARTHEST_M, WorldSpec
-from shared.benchmark import record, write
+from shared.benchmark import parse_options, run_benchmark
 from shared.config import load_config
-from shared.run import run_command
 
 OUT = Path(__file__).parent / "results" / "schedule.json"
 CONTRACT = Path(__file__).parents[1] / "exp" / "split1_ALL.yaml"
@@ -98,7 +97,7 @@ def days_of(seconds_a_frame: dict[str, float], config: RqConfig) -> float:
     return sum(frames[name] * seconds_a_frame[name] for name in frames) / DAY_S
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(args.threads)
     config, detector = load_config(RqConfig, [CONTRACT], []), network(args.device)
     batches = [batch_of(number, detector.grid) for number in range(1 if args.quick else args.frames)]
@@ -114,13 +113,9 @@ def benchmark(args: argparse.Namespace) -> int:
     days = days_of(medians, config)
     print("  ".join(f"{name} {value:.3f} s a frame" for name, value in medians.items()))
     print(f"{len(stages_of(config))} stages on KITTI, {args.device}, {args.threads} thread(s): {days:.1f} days at most")
-    out = args.out or (None if args.quick else OUT)
-    if out is not None:
-        pillars = [len(batch.pillars.coords) for batch in batches]
-        results = {"device": args.device, "seconds": found, "median_seconds": medians, "days": days, "pillars": pillars,
-                   "quick": args.quick, "subset_frames": SUBSET_FRAMES}  # fmt: skip
-        write(out, record("schedule", results))
-    return 0
+    pillars = [len(batch.pillars.coords) for batch in batches]
+    return {"device": args.device, "seconds": found, "median_seconds": medians, "days": days, "pillars": pillars,
+            "quick": args.quick, "subset_frames": SUBSET_FRAMES}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,10 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=count, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--frames", type=count, default=5, help="frames (default: 5)")
-    parser.add_argument("--out", type=Path, help="JSON to write (default: benchmarks/results/; quick: none)")
-    parser.add_argument("--quick", action="store_true", help="one frame: it runs, and measures little")
-    args = parser.parse_args(argv)
-    return run_command(lambda: benchmark(args))
+    args = parse_options(parser, argv, quick="one frame: it runs, and measures little")
+    return run_benchmark(benchmark, args, OUT)
 
 
 if __name__ == "__main__":

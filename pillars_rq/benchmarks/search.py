@@ -30,9 +30,8 @@ from pillars_rq.rq.codebooks import ResidualQuantizer
 from pillars_rq.rq.lloyd import fit_dedicated
 from pillars_rq.voxelize import batch_pillars, voxelize
 from pillars_rq.weights import load_folded_encoder
-from shared.benchmark import median_ratio, record, write
+from shared.benchmark import judged, median_ratio, parse_options, run_benchmark
 from shared.errors import DataError
-from shared.run import run_command
 
 OUT = Path(__file__).parent / "results" / "search.json"
 SAMPLES = Path(os.environ.get("REAL_SAMPLES", Path(__file__).parents[3] / "shared" / "real"))
@@ -99,7 +98,7 @@ def measure(
             "ratio": median_ratio(dense_ms, sparse_ms), "dense_unchunked_one_book_ms": unchunked_ms}  # fmt: skip
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(args.threads)
     model, rounds = real_encoder(), 1 if args.quick else args.rounds
     frames = real_features(model, FRAMES[:2] if args.quick else FRAMES)
@@ -113,18 +112,13 @@ def benchmark(args: argparse.Namespace) -> int:
             f"{row['dense_unchunked_one_book_ms']:.0f} ms"
         )
     ratio, distance_bytes = statistics.median(row["ratio"] for row in rows), model.grid.cells * K * 4
-    verdict = "reached" if ratio >= TARGET else "MISSED"
     print(
         f"K = {K}, {args.books} book(s), {args.threads} thread(s): median ratio {ratio:.1f} (target {TARGET:.0f}: "
-        f"{'not judged, a quick run' if args.quick else verdict}); unchunked, the distances of a book take "
+        f"{judged(ratio >= TARGET, quick=args.quick)}); unchunked, the distances of a book take "
         f"{distance_bytes:,} bytes"
     )
-    out = args.out or (None if args.quick else OUT)
-    if out is not None:
-        results = {"k": K, "books": args.books, "quick": args.quick, "frames": rows, "median_ratio": ratio,
-                   "target": TARGET, "unchunked_distance_bytes": distance_bytes}  # fmt: skip
-        write(out, record("search", results))
-    return 0
+    return {"k": K, "books": args.books, "quick": args.quick, "frames": rows, "median_ratio": ratio,
+            "target": TARGET, "unchunked_distance_bytes": distance_bytes}  # fmt: skip
 
 
 def count(text: str) -> int:
@@ -139,10 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--books", type=count, default=1, help="codebooks (default: 1)")
     parser.add_argument("--threads", type=count, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--rounds", type=count, default=5, help="rounds per frame (default: 5)")
-    parser.add_argument("--out", type=Path, help="JSON to write (default: benchmarks/results/; quick: none)")
-    parser.add_argument("--quick", action="store_true", help="two frames, one round: it runs, and measures little")
-    args = parser.parse_args(argv)
-    return run_command(lambda: benchmark(args))
+    args = parse_options(parser, argv, quick="two frames, one round: it runs, and measures little")
+    return run_benchmark(benchmark, args, OUT)
 
 
 if __name__ == "__main__":

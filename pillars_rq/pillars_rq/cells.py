@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from shared.errors import DataError
-from shared.storage import storage_error, write_atomic
+from shared.storage import make_folder, write_atomic
 
 from . import evaluate
 from .baselines import Baseline, Int8, PcaScalar, QuantizedCloud, RawFp16
@@ -92,10 +92,7 @@ def read_cell(path: Path, key: str | None = None) -> Cell | None:
 def _write_cell(path: Path, cell: Cell, key: str) -> None:
     kept = {"fingerprint": key, "name": cell.name, "kind": cell.kind, "found": cell.found, "indices": cell.indices,
             "detections": [_plain(one) for one in cell.detections]}  # fmt: skip
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(path, error) from error
+    make_folder(path.parent, path)
     write_atomic(path, json.dumps(kept) + "\n")
 
 

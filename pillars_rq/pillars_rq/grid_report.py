@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from shared import benchmark
 from shared.config import to_yaml
 from shared.report import Report, curves
-from shared.storage import storage_error, write_atomic
+from shared.storage import make_folder, write_atomic
 
 from . import evaluate
 from .cells import Cell, base_sender, baseline_senders, fingerprint, measured, rows_of, rq_senders
@@ -164,10 +164,7 @@ def _write_json(path: Path, name: str, cells: Sequence[Cell], config, loaded: Lo
         "cells": [{"name": cell.name, "kind": cell.kind, **cell.found} for cell in cells],
     }
     record = benchmark.record(name, results, PACKAGES)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(path, error) from error
+    make_folder(path.parent, path)
     write_atomic(path, json.dumps(record, indent=1) + "\n")
     print(f"wrote {path}", flush=True)
     return record

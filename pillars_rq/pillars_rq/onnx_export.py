@@ -25,7 +25,7 @@ from shared.checkpoint import sha256_of, write_atomic
 from shared.errors import ExportError
 from shared.onnx_graphs import OPSET, require_extra, session_of, to_onnx, versions
 from shared.run import run_command
-from shared.storage import storage_error
+from shared.storage import make_folder
 
 from .network import PointPillars, Predictions
 from .weights import load_base
@@ -103,13 +103,6 @@ def write_onnx(
         record["files"][name] = {"bytes": len(graph), "sha256": sha256_of(path)}
     write_atomic(folder / RECORD, json.dumps(record, indent=1) + "\n")
     return record
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
 
 
 def build_head(model: PointPillars) -> bytes:

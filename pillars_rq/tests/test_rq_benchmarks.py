@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.benchmark import median_ratio
+from shared import benchmark
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PROMISED = {"benchmark", "date_utc", "commit", "command", "hardware", "versions", "results"}
@@ -49,7 +49,7 @@ def test_search(scripts, real_samples, tmp_path, capsys):
     found = quick(scripts["search"], tmp_path / "search.json")
     for row in found["frames"]:
         assert len(row["sparse_ms"]) == len(row["dense_ms"]) == 1 and row["dense_unchunked_one_book_ms"] > 0
-        assert row["ratio"] == median_ratio(row["dense_ms"], row["sparse_ms"]) > 0
+        assert row["ratio"] == benchmark.median_ratio(row["dense_ms"], row["sparse_ms"]) > 0
     assert found["median_ratio"] == statistics.median(row["ratio"] for row in found["frames"])
     assert (found["books"], found["target"]) == (1, 30)
     assert found["unchunked_distance_bytes"] == 214_272 * 256 * 4
@@ -97,7 +97,7 @@ def test_a_quick_run_without_out_writes_nothing(scripts, monkeypatch):
     frames = {name: (torch.rand(300, 64), torch.stack([cells, cells], 1)) for name in PILLARS}
     monkeypatch.setattr(search, "real_encoder", lambda: search.PointPillars(search.Grid.kitti()))
     monkeypatch.setattr(search, "real_features", lambda *_: frames)
-    monkeypatch.setattr(search, "write", lambda path, record: written.append(path))
+    monkeypatch.setattr(benchmark, "write", lambda path, record: written.append(path))
     assert search.main(["--quick"]) == 0 and not written
     assert search.main(["--rounds", "1"]) == 0 and written == [BENCHMARKS / "results" / "search.json"]
 

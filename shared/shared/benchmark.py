@@ -3,14 +3,19 @@
     record("latency", {"ms": ...})  ->  {"benchmark": "latency", "commit": ..., "hardware": ..., "results": {...}}
 
 Times are only worth something beside the machine and the baseline they were measured with: a benchmark measures its
-baseline in the same run, and `results` holds both.
+baseline in the same run, and `results` holds both. A script is a function of its options that prints what it found and
+returns the results:
+
+    args = parse_options(parser, argv, quick="one round: it runs, and measures little")
+    return run_benchmark(benchmark, args, OUT)
 """
 
+import argparse
 import json
 import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +23,39 @@ from typing import Any
 import torch
 
 from .machine import code_version, hardware, versions
-from .storage import storage_error, write_atomic
+from .run import run_command
+from .storage import make_folder, write_atomic
 
 PACKAGES = ("torch", "torchvision", "timm", "open-clip-torch", "opencv-python-headless", "numpy")
+
+
+def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, quick: str) -> argparse.Namespace:
+    """The options of a benchmark with --out and --quick; quick: what that one measures."""
+    parser.add_argument("--out", type=Path, help="JSON to write (default: benchmarks/results/; quick: none)")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    return parser.parse_args(argv)
+
+
+def run_benchmark(
+    benchmark: Callable[[argparse.Namespace], Mapping[str, Any]],
+    args: argparse.Namespace,
+    out: Path,
+    packages: Sequence[str] = PACKAGES,
+) -> int:
+    """Measure, and write the record, which has the name of `out`; a quick run writes only to --out. The exit code."""
+
+    def work() -> int:
+        results, path = benchmark(args), args.out or (None if args.quick else out)
+        if path is not None:
+            write(path, record(out.stem, results, packages))
+        return 0
+
+    return run_command(work)
+
+
+def judged(reached: bool, *, quick: bool = False) -> str:
+    """Of a target, in words."""
+    return "not judged, a quick run" if quick else "reached" if reached else "MISSED"
 
 
 def record(name: str, results: Mapping[str, Any], packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
@@ -43,10 +78,7 @@ def write(path: Path | str, data: Mapping[str, Any]) -> Path:
     """
     path = Path(path)
     text = json.dumps(data, indent=2, allow_nan=False) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(path, error) from error
+    make_folder(path.parent, path)
     write_atomic(path, text)
     print(f"wrote {path}")
     return path

@@ -16,7 +16,6 @@ import logging
 import os
 import platform
 import re
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from .console import attach_handlers
 from .errors import UserError
 from .machine import code_version, hardware, versions
-from .storage import storage_error, sweep, write_atomic
+from .storage import make_folder, storage_error, sweep, write_atomic
 
 if TYPE_CHECKING:
     from .run import World
@@ -45,7 +45,7 @@ class RunFolder:
         self._world, self._record, self._lock = world, record, lock
         self._wandb: dict[str, Any] | None = None
         self._metrics: Any = None
-        self._handlers = _attach_handlers(path / "log.txt", world)
+        self._handlers = attach_handlers(path / "log.txt", world)
 
     @classmethod
     def open(
@@ -155,10 +155,7 @@ class RunFolder:
         path = self.path / name
         if "\0" in str(name) or not path.resolve().is_relative_to(self.path.resolve()):
             raise UserError(f"{name!r} leads out of the run's folder {self.path}; use a plain file name.")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(path, error) from error
+        make_folder(path.parent, path)
         return path
 
     def close(self) -> None:
@@ -327,62 +324,6 @@ def _release_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_release_in_child)
-
-
-# ---------------------------------------------------------------- log and facts
-
-
-class _Console(logging.StreamHandler):
-    """Writes to whatever sys.stdout is at the time (it may be redirected); of several only the first speaks."""
-
-    def __init__(self, world: World):
-        super().__init__()
-        prefix = f"[rank {world.rank}] " if not world.is_main else ""
-        self.setLevel(logging.INFO if world.is_main else logging.WARNING)
-        self.setFormatter(_ConsoleFormat(f"{prefix}%(message)s"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if self is next(handler for handler in logging.getLogger().handlers if isinstance(handler, _Console)):
-            super().emit(record)
-
-    @property
-    def stream(self) -> Any:
-        return sys.stdout
-
-    @stream.setter
-    def stream(self, value: Any) -> None: ...
-
-
-class _ConsoleFormat(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return level + super().format(record)
-
-
-class _LogFile(logging.FileHandler):
-    """On a full disk one line, not a traceback for each message."""
-
-    failed = False
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        if not self.failed:
-            self.failed = True
-            print(f"warning: {self.baseFilename} cannot be written: {sys.exc_info()[1]}", file=sys.stderr)
-
-
-def _attach_handlers(log_file: Path, world: World) -> list[logging.Handler]:
-    """Console and log.txt for everything logged, whoever logs it."""
-    handlers: list[logging.Handler] = [_Console(world)]
-    logging.getLogger("shared").setLevel(logging.INFO)
-    if world.is_main:
-        handler = _LogFile(log_file, encoding="utf-8", delay=True)
-        formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-        formatter.converter = time.gmtime
-        handler.setFormatter(formatter)
-        handlers.append(handler)
-    for handler in handlers:
-        logging.getLogger().addHandler(handler)
-    return handlers
 
 
 def _now() -> str:

@@ -29,9 +29,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import checkpoint
 from . import run as run_module
+from .ema import Ema
 from .errors import CheckpointError, ConfigError
 from .metrics import RunningMeans
-from .optim import Ema, accumulate, apply_schedule, describe_groups, optimizer_step
+from .optim import accumulate, apply_schedule, describe_groups, optimizer_step
 from .storage import storage_error
 
 WAIT_ALARM = 0.15  # share of a logging interval spent waiting for data, above which the log says so

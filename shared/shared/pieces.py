@@ -6,6 +6,7 @@ with time_limit(25):                        # then SIGTERM: the training at hand
         hold_to(folder / f"{piece}.json", piece, {"settings": digest, "checkpoint": sha256(checkpoint)})
 """
 
+import argparse
 import json
 import os
 import signal
@@ -15,8 +16,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError, UserError
-from .storage import storage_error, write_atomic
+from .errors import UserError
+from .json_files import read_json
+from .storage import make_folder, write_atomic
+
+MINUTES = 25.0
+
+
+def add_plan_options(parser: argparse.ArgumentParser, flag: str, default: str, quick: str) -> None:
+    """The plan's file as `flag`, --quick and --minutes. In the help: default, the plan's name; quick, what it tries."""
+    parser.add_argument(flag, dest="plan", type=Path, metavar="FILE", help=f"the plan (default: {default})")
+    parser.add_argument("--quick", action="store_true", help=f"{quick}: tries the command, measures nothing")
+    limit = "stop after so long with exit code 143; the same command continues (default: %(default)s)"
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=limit)
+
+
+def plan_file(args: argparse.Namespace, flag: str, default: Path, quick: Path) -> Path:
+    """The plan's file that these options ask for. UserError: --quick and a file."""
+    if args.quick and args.plan:
+        raise UserError(f"--quick has a plan of its own: give --quick or {flag}, not both")
+    return args.plan or (quick if args.quick else default)
 
 
 @contextmanager
@@ -33,21 +52,13 @@ def time_limit(minutes: float) -> Iterator[None]:
 
 def make_folders(folder: Path, *names: str) -> None:
     """Make folders below `folder`. StorageError when the file system refuses."""
-    try:
-        for name in names:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
+    for name in names:
+        make_folder(folder / name, folder)
 
 
 def recorded(path: Path) -> dict[str, Any] | None:
     """What a JSON record says; None without one. DataError for a broken one."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): remove it and run the same command again") from None
+    return read_json(path, "remove it and run the same command again") if path.exists() else None
 
 
 def hold_to(record: Path, piece: str, now: Mapping[str, Any], *, finished: bool = True) -> None:

@@ -127,6 +127,15 @@ def storage_error(path: Path, error: OSError, needed_bytes: int = 0) -> StorageE
     return StorageError(f"{path} could not be written: {why}. {remedy}")
 
 
+def make_folder(folder: Path, named: Path | None = None) -> Path:
+    """Make a folder and those above it where they are missing. StorageError, about `named`, when it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(named or folder, error) from error
+    return folder
+
+
 def _free_bytes(path: Path) -> str:
     try:
         return f"{shutil.disk_usage(path.parent).free:,}"

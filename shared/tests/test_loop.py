@@ -14,10 +14,11 @@ from torch import nn
 
 from shared import checkpoint, run
 from shared import loop as loop_module
+from shared.ema import Ema
 from shared.errors import CheckpointError, ConfigError, NonFiniteError
 from shared.injections import Child, differences, metrics_of
 from shared.loop import Loop, LoopSettings
-from shared.optim import Ema, lr_groups, warmup_cosine
+from shared.optim import lr_groups, warmup_cosine
 
 SAMPLES, BATCH = 14, 2
 BATCHES, STEPS = 7, 8  # an epoch has 7 batches: three steps of 2 and one of 1; two epochs

@@ -1,13 +1,15 @@
 """A comparison in pieces: what was made is held to what was written, and the time limit lets a command save."""
 
+import argparse
 import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from shared.errors import DataError, StorageError, UserError
-from shared.pieces import hold_to, make_folders, recorded, time_limit
+from shared.pieces import add_plan_options, hold_to, make_folders, plan_file, recorded, time_limit
 
 MADE = {"settings": "a", "checkpoint": "b"}
 
@@ -65,3 +67,12 @@ def test_the_time_limit_rings_and_a_block_that_ends_in_time_hears_nothing():
         assert len(rung) == 1
     finally:
         signal.signal(signal.SIGTERM, earlier)
+
+
+def test_a_command_has_one_plan():
+    parser, plans = argparse.ArgumentParser(), (Path("default.yaml"), Path("quick.yaml"))
+    add_plan_options(parser, "--config", "default.yaml", "one epoch")
+    asked = lambda *argv: plan_file(parser.parse_args(argv), "--config", *plans)  # noqa: E731
+    assert (asked(), asked("--quick"), asked("--config", "own.yaml")) == (*plans, Path("own.yaml"))
+    with pytest.raises(UserError, match="give --quick or --config, not both"):
+        asked("--quick", "--config", "own.yaml")

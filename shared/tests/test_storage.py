@@ -11,6 +11,7 @@ from checkpoint_samples import in_child, is_state_of, state_of, storage_failure
 
 from shared import checkpoint
 from shared.errors import StorageError, UserError
+from shared.storage import make_folder
 
 
 def test_a_full_disk_by_file_size_limit_names_path_needed_and_free_bytes(tmp_path):
@@ -68,6 +69,15 @@ def test_a_missing_parent_a_folder_and_a_file_in_the_way_are_told_apart(tmp_path
     assert f"{tmp_path / 'file'} is not a folder" in in_the_way
     assert sorted(item.name for item in tmp_path.iterdir()) == ["file", "folder"]
     assert issubclass(StorageError, UserError)
+
+
+def test_a_folder_is_made_with_those_above_it_or_told(tmp_path):
+    assert make_folder(tmp_path / "a" / "b") == make_folder(tmp_path / "a" / "b") and (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"file/c could not be written: .*file is not a folder"):
+        make_folder(tmp_path / "file" / "c")
+    with pytest.raises(StorageError, match=r"x.json could not be written"):
+        make_folder(tmp_path / "file", tmp_path / "file" / "x.json")
 
 
 def test_a_read_only_folder_is_named():

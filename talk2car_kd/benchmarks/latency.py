@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from shared.benchmark import record, write
+from shared.benchmark import parse_options, run_benchmark
 from shared.config import load_config
-from shared.run import run_command, world_from_environment
+from shared.run import world_from_environment
 from talk2car_kd.config import DEFAULT, EMBEDDED, Config
 from talk2car_kd.latency import STUDENT, Tower, as_record, clip_tower, conditions, measure, table
 from talk2car_kd.student import build_student
@@ -53,7 +53,7 @@ def towers(quick: bool) -> list[Tower]:
     ]
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     with world_from_environment(args.device) as world:
@@ -66,10 +66,7 @@ def benchmark(args: argparse.Namespace) -> int:
     if not args.quick:
         verdict = "reached" if reached >= TARGET else "MISSED"
         print(f"{baseline} takes {reached:.1f}x the student's time (target {TARGET:.0f}x on the CPU: {verdict})")
-    out = args.out or (None if args.quick else OUT)
-    if out is not None:
-        write(out, record("latency", {**found, "baseline": baseline, "target": TARGET}))
-    return 0
+    return {**found, "baseline": baseline, "target": TARGET}
 
 
 def repeats_of(text: str) -> int:
@@ -83,12 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--repeats", type=repeats_of, default=20, help="rounds, at least 10 (default: 20)")
-    parser.add_argument(
-        "--out", type=Path, help="where to write the JSON (default: benchmarks/results/; quick: nowhere)"
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny towers, one round: it runs, and measures nothing")
-    args = parser.parse_args(argv)
-    return run_command(lambda: benchmark(args))
+    args = parse_options(parser, argv, quick="tiny towers, one round: it runs, and measures nothing")
+    return run_benchmark(benchmark, args, OUT)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ import cv2
 import numpy as np
 import torch
 
-from shared.benchmark import median_ratio, record, write
+from shared.benchmark import median_ratio, parse_options, run_benchmark
 from shared.errors import DataError
-from shared.run import run_command, sample_rng
+from shared.run import sample_rng
 from talk2car_kd.augment import get_augmented_transform
 from talk2car_kd.batches import Key
 from talk2car_kd.coco import (
@@ -92,11 +92,11 @@ def check_same(dataset: COCORegionTextDataset, keys: Sequence[Key]) -> None:
         torch.testing.assert_close(item["image"], open_and_crop(dataset, key), rtol=0, atol=1e-5)
 
 
-def benchmark(root: Path, out: Path | None, rounds: int, every: int = 1) -> int:
-    """Measure, print, and write to `out`; only every `every`-th region."""
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
+    rounds, every = (1, 10) if args.quick else (args.rounds, 1)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    layout = find_coco(root)
+    layout = find_coco(args.coco)
     regions = (
         load_regions(layout, "train")
         if layout.official
@@ -104,7 +104,7 @@ def benchmark(root: Path, out: Path | None, rounds: int, every: int = 1) -> int:
     )
     regions = regions[::every]
     if not regions:
-        raise DataError(f"{root}: no region to read; give another root with --coco")
+        raise DataError(f"{args.coco}: no region to read; give another root with --coco")
     result = {
         "regions": len(regions),
         "images": len({region.image_path for region in regions}),
@@ -114,9 +114,7 @@ def benchmark(root: Path, out: Path | None, rounds: int, every: int = 1) -> int:
         "targets": TARGETS,
     }
     show(result)
-    if out is not None:
-        write(out, record("region_loader", result))
-    return 0
+    return result
 
 
 def show(result: dict) -> None:
@@ -133,17 +131,9 @@ def show(result: dict) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coco", type=Path, default=REAL_COCO, help="COCO root (default: the real sample)")
-    parser.add_argument(
-        "--out", type=Path, help="where to write the JSON (default: benchmarks/results/; quick: nowhere)"
-    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--quick", action="store_true", help="a tenth of the regions, one round: it runs, measures nothing"
-    )
-    arguments = parser.parse_args(argv)
-    if arguments.quick:
-        return run_command(lambda: benchmark(arguments.coco, arguments.out, rounds=1, every=10))
-    return run_command(lambda: benchmark(arguments.coco, arguments.out or OUT, arguments.rounds))
+    args = parse_options(parser, argv, quick="a tenth of the regions, one round: it runs, measures nothing")
+    return run_benchmark(benchmark, args, OUT)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ from pathlib import Path
 import open_clip
 import torch
 
-from shared.benchmark import median_ratio, record, write
+from shared.benchmark import median_ratio, parse_options, run_benchmark
 from shared.config import load_config
 from shared.optim import lr_groups, optimizer_step
-from shared.run import World, run_command, world_from_environment
+from shared.run import World, world_from_environment
 from talk2car_kd import embedded_teacher
 from talk2car_kd.config import DEFAULT, EMBEDDED, Config, TeacherTraining
 from talk2car_kd.losses import DistillationLosses
@@ -127,7 +127,7 @@ def measure(name: str, teacher: Teacher, size: int, rounds: int, world: World, o
     }
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     with world_from_environment(args.device) as world:
@@ -138,12 +138,9 @@ def benchmark(args: argparse.Namespace) -> int:
         students = {name: measure(name, teacher, size, rounds, world, small) for name in names}
         device = torch.cuda.get_device_name() if world.device.type == "cuda" else f"CPU, {args.threads} threads"
     show(students, f"{device}, batch {size}, fp32, teacher {teacher.name} at {teacher.image_size}", quick=args.quick)
-    out = args.out or (None if args.quick else OUT)
-    if out is not None:
-        settings = {"device": device, "batch": size, "rounds": rounds, "precision": "fp32", "teacher": teacher.name,
-                    "teacher_image_size": teacher.image_size, "quick": args.quick}  # fmt: skip
-        write(out, record("stage1_step", {"settings": settings, "students": students}))
-    return 0
+    settings = {"device": device, "batch": size, "rounds": rounds, "precision": "fp32", "teacher": teacher.name,
+                "teacher_image_size": teacher.image_size, "quick": args.quick}  # fmt: skip
+    return {"settings": settings, "students": students}
 
 
 def show(students: dict[str, dict], heading: str, *, quick: bool) -> None:
@@ -167,12 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--batch", type=int, default=16, help="regions a step (default: 16)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--out", type=Path, help="where to write the JSON (default: benchmarks/results/; quick: nowhere)"
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny teacher, one round: it runs, and measures nothing")
-    args = parser.parse_args(argv)
-    return run_command(lambda: benchmark(args))
+    args = parse_options(parser, argv, quick="tiny teacher, one round: it runs, and measures nothing")
+    return run_benchmark(benchmark, args, OUT)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.benchmark import median_ratio, record, write
+from shared.benchmark import judged, median_ratio, parse_options, run_benchmark
 from shared.errors import DataError
-from shared.run import run_command
 from voxel_mae.backbone import RMAECMAEBackbonePhase1
 from voxel_mae.grid import Grid
 from voxel_mae.masking import Radial, mask_batch
@@ -104,28 +103,22 @@ def row_of(frame: str, rounds: int) -> dict:
     return {"frame": frame, "voxels": len(batch), "seconds": times, "voxels_kept": kept, "ratios": ratios}
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(args.threads)
     rows = [row_of(frame, 1 if args.quick else args.rounds) for frame in (FRAMES[:1] if args.quick else FRAMES)]
     ratio = statistics.median(row["ratios"]["radial"] for row in rows)
-    verdict = "not judged, a quick run" if args.quick else "reached" if ratio >= TARGET else "MISSED"
+    verdict = judged(ratio >= TARGET, quick=args.quick)
     print(f"a step on {100 * KEPT:.0f} % of the sectors is {ratio} x as fast (target {TARGET}: {verdict})")
-    out = args.out or (None if args.quick else OUT)
-    if out is not None:
-        results = {"kept": KEPT, "sectors": 36, "quick": args.quick, "frames": rows, "median_ratio": ratio,
-                   "target": TARGET}  # fmt: skip
-        write(out, record("masked_step", results, ("torch", "numpy", "spconv-cu120")))
-    return 0
+    return {"kept": KEPT, "sectors": 36, "quick": args.quick, "frames": rows, "median_ratio": ratio,
+            "target": TARGET}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=count, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--rounds", type=count, default=5, help="rounds per frame (default: 5)")
-    parser.add_argument("--out", type=Path, help="JSON to write (default: benchmarks/results/; quick: none)")
-    parser.add_argument("--quick", action="store_true", help="one frame, one round: it runs, and measures little")
-    args = parser.parse_args(argv)
-    return run_command(lambda: benchmark(args))
+    args = parse_options(parser, argv, quick="one frame, one round: it runs, and measures little")
+    return run_benchmark(benchmark, args, OUT, ("torch", "numpy", "spconv-cu120"))
 
 
 if __name__ == "__main__":

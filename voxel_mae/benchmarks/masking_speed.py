@@ -12,7 +12,6 @@ process, so that what else runs on the machine does not count. Target: >= 15 tim
 
 import argparse
 import math
-import os
 import statistics
 import sys
 import time
@@ -22,24 +21,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from real_scans import GRID, SAMPLES, scan
 
 from shared.benchmark import median_ratio, record, write
-from shared.errors import DataError
 from shared.run import run_command
-from voxel_mae.data.clouds import KITTI_FEATURES, NUSCENES_FEATURES, read_cloud
 from voxel_mae.grid import Grid
 from voxel_mae.masking import Calibrated, Masking, Radial, TwoStage, mask_batch, mask_rng
-from voxel_mae.voxelize import VoxelBatch, batch_voxels, voxelize
+from voxel_mae.voxelize import VoxelBatch, batch_voxels
 
-HERE = Path(__file__).resolve().parent
-SAMPLES = Path(os.environ.get("REAL_SAMPLES", HERE.parents[2] / "shared" / "real"))
-OUT = HERE / "results" / "masking_speed.json"
+OUT = Path(__file__).parent / "results" / "masking_speed.json"
 TARGET = 15.0
-FRAMES = {
-    "kitti 000000": ("kitti/training/velodyne/000000.bin", KITTI_FEATURES),
-    "kitti 000001": ("kitti/training/velodyne/000001.bin", KITTI_FEATURES),
-    "nuscenes": ("nuscenes/samples/LIDAR_TOP/*.pcd.bin", NUSCENES_FEATURES),
-}
+FRAMES = ("kitti 000000", "kitti 000001", "nuscenes")
 Centres = list[tuple[float, float]]  # x, y in metres from the sensor
 
 
@@ -129,26 +121,14 @@ def compare(batch: VoxelBatch, grid: Grid, masking: Masking, rounds: int) -> dic
     return {"times_faster": ratio, **medians, **{k: [round(t, 3) for t in v] for k, v in found.items()}}
 
 
-def frames(samples: Path, grid: Grid, wanted: Sequence[str]) -> dict[str, VoxelBatch]:
-    """The voxels of the named real scans. DataError when one is missing."""
-    found = {}
-    for name in wanted:
-        pattern, features = FRAMES[name]
-        path = next(iter(sorted(samples.glob(pattern))), None)
-        if path is None:
-            raise DataError(f"{samples} holds no {pattern}: set REAL_SAMPLES to the folder of the real samples.")
-        found[name] = batch_voxels([voxelize(read_cloud(path, features), grid)])
-    return found
-
-
 def measure(samples: Path, rounds: int, wanted: Sequence[str]) -> dict[str, Any]:
-    grid = Grid.construction()
     maskings = {"radial": Radial(), "two_stage": TwoStage(), "calibrated": Calibrated()}
     results: dict[str, Any] = {"target_times_faster": TARGET, "frames": {}}
-    for name, batch in frames(samples, grid, wanted).items():
+    for name in wanted:
+        batch = batch_voxels([scan(samples, name)])
         results["frames"][name] = {"voxels": len(batch)}
         for kind, masking in maskings.items():
-            one = compare(batch, grid, masking, rounds)
+            one = compare(batch, GRID, masking, rounds)
             results["frames"][name][kind] = one
             print(
                 f"{name}, {len(batch):,} voxels, {kind}: loop {one['median_loop_ms']:.1f} ms, ours "
@@ -168,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         torch.set_num_threads(args.threads)
-        rounds, wanted = (3, ["nuscenes"]) if args.quick else (args.rounds, list(FRAMES))
+        rounds, wanted = (3, ["nuscenes"]) if args.quick else (args.rounds, FRAMES)
         results = measure(args.samples, rounds, wanted)
         write(args.out, record("masking_speed", {"threads": args.threads, **results}))
         return 0

@@ -30,8 +30,7 @@ from masked_step import FRAMES, KEPT, count, masks, real_batch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shared.benchmark import median_ratio, record, write
-from shared.run import run_command
+from shared.benchmark import judged, median_ratio, parse_options, run_benchmark
 from voxel_mae.grid import Grid
 from voxel_mae.keys import site_keys
 from voxel_mae.occupancy import Occupancy, OccupancySettings
@@ -151,30 +150,24 @@ def row_of(frame: str, rounds: int) -> dict:
             "ratios": ratios}  # fmt: skip
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(args.threads)
     rows = [row_of(frame, 1 if args.quick else args.rounds) for frame in (FRAMES[:1] if args.quick else FRAMES)]
     ratios = {name: statistics.median(row["ratios"][name] for row in rows) for name in TARGETS}
     reached = all(ratios[name] >= TARGETS[name] for name in TARGETS)
-    verdict = "not judged, a quick run" if args.quick else "reached" if reached else "MISSED"
+    verdict = judged(reached, quick=args.quick)
     print(
         f"sparse decoding: {ratios['time']} x faster, {ratios['memory']} x less memory (targets {TARGETS}: {verdict})"
     )
-    out = args.out or (None if args.quick else OUT)
-    if out is not None:
-        results = {"kept": KEPT, "quick": args.quick, "frames": rows, "median_ratios": ratios, "targets": TARGETS}
-        write(out, record("occupancy_decoding", results, ("torch", "numpy", "spconv-cu120")))
-    return 0
+    return {"kept": KEPT, "quick": args.quick, "frames": rows, "median_ratios": ratios, "targets": TARGETS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=count, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--rounds", type=count, default=3, help="rounds per frame (default: 3)")
-    parser.add_argument("--out", type=Path, help="JSON to write (default: benchmarks/results/; quick: none)")
-    parser.add_argument("--quick", action="store_true", help="one frame, one round: it runs, and measures little")
-    args = parser.parse_args(argv)
-    return run_command(lambda: benchmark(args))
+    args = parse_options(parser, argv, quick="one frame, one round: it runs, and measures little")
+    return run_benchmark(benchmark, args, OUT, ("torch", "numpy", "spconv-cu120"))
 
 
 if __name__ == "__main__":

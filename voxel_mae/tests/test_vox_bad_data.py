@@ -2,11 +2,10 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
-from custom_root_samples import CLASSES, RANGE_M, XYZI, opened, prepared_root
+from custom_root_samples import CLASSES, RANGE_M, XYZI, opened
 
 from shared.errors import DataError
 from voxel_mae.data import AugmentSettings, CustomRoot, PasteSettings, find_root
@@ -16,16 +15,6 @@ from voxel_mae.data.validate import Expected, validate
 
 EXPECTED = Expected(XYZI, CLASSES, RANGE_M)
 CLOUD, LABEL, TRAIN = "points/site0_000.npy", "labels/site0_000.txt", "ImageSets/train.txt"
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return prepared_root(tmp_path_factory.mktemp("bad") / "root")
-
-
-@pytest.fixture
-def root(prepared, tmp_path):
-    return shutil.copytree(prepared, tmp_path / "root")
 
 
 def save(path, change):

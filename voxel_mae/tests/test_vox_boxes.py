@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from custom_root_samples import REAL_INSIDE
 
 from voxel_mae import boxes as bx
 
@@ -167,15 +168,7 @@ def read_calibration(path):
     return rectify @ velo
 
 
-LIDAR_COUNTS = {  # points strictly inside the LiDAR boxes, reduced scans, label order, no DontCare
-    "000000": [377],
-    "000001": [71, 9, 18],
-    "000003": [674],
-    "000005": [70],
-    "000008": [1325, 1900, 881, 659, 55, 162],
-    "000134": [570, 160, 81, 92, 36, 31, 40, 48, 46, 155, 54, 91, 64, 11, 3],
-}
-CAMERA_COUNTS = {
+CAMERA_COUNTS = {  # the same by the camera's boxes
     "000000": [376],
     "000001": [70, 9, 18],
     "000003": [680],
@@ -186,7 +179,7 @@ CAMERA_COUNTS = {
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("frame", LIDAR_COUNTS)
+@pytest.mark.parametrize("frame", REAL_INSIDE)
 def test_points_in_real_boxes(real_samples, frame):
     root = real_samples / "kitti" / "training"
     points = np.fromfile(root / "velodyne_reduced" / f"{frame}.bin", np.float32).reshape(-1, 4)
@@ -194,7 +187,7 @@ def test_points_in_real_boxes(real_samples, frame):
     rows = np.array([[float(word) for word in words[8:15]] for words in labels if words[0] != "DontCare"])
     to_camera = read_calibration(root / "calib" / f"{frame}.txt")
     in_lidar = bx.points_in_boxes(points, bx.from_kitti_camera(rows, np.linalg.inv(to_camera))).sum(0)
-    assert in_lidar.tolist() == LIDAR_COUNTS[frame]
+    assert in_lidar.tolist() == REAL_INSIDE[frame]
     camera = points[:, :3] @ to_camera[:3, :3].T + to_camera[:3, 3]
     upright = np.stack([camera[:, 2], -camera[:, 0], -camera[:, 1]], 1)  # camera axes, no tilt left
     assert bx.points_in_boxes(upright, bx.from_kitti_camera(rows)).sum(0).tolist() == CAMERA_COUNTS[frame]

@@ -4,24 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
-from custom_root_samples import BOXES, XYZI, opened, prepared_root, ring_cloud
+from custom_root_samples import BOXES, XYZI, opened, ring_cloud
 
 from shared.errors import ConfigError, DataError
 from voxel_mae.data import AugmentSettings, CustomRoot, PasteSettings, find_root
 from voxel_mae.data.clouds import read_cloud
 from voxel_mae.data.labels import read_labels
 from voxel_mae.data.layout import KittiRoot, NuscenesRoot
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return prepared_root(tmp_path_factory.mktemp("custom") / "root")
-
-
-@pytest.fixture
-def root(prepared, tmp_path):
-    return shutil.copytree(prepared, tmp_path / "root")
-
 
 # --- frames ---
 

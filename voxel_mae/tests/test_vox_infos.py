@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from custom_root_samples import BOXES, CLASSES, RANGE_M, XYZI, filled, opened, prepared_root, write_root
+from custom_root_samples import BOXES, CLASSES, RANGE_M, XYZI, filled, opened, write_root
 
 from shared.errors import ConfigError, DataError
 from voxel_mae.boxes import points_in_boxes
@@ -17,17 +17,6 @@ from voxel_mae.data.pickles import convert, read_pickle
 from voxel_mae.data.pickles import main as convert_command
 from voxel_mae.data.prepare import main as prepare_command
 from voxel_mae.data.splits import label_budget, sequence_of, split_by_sequence
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return prepared_root(tmp_path_factory.mktemp("custom") / "root")
-
-
-@pytest.fixture
-def root(prepared, tmp_path):
-    return shutil.copytree(prepared, tmp_path / "root")
-
 
 # --- infos and database ---
 

@@ -24,7 +24,7 @@ def script():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         yield importlib.import_module("masking_speed")
-    del sys.modules["masking_speed"]
+    del sys.modules["masking_speed"], sys.modules["real_scans"]
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from custom_root_samples import real_clouds
+from custom_root_samples import REAL_INSIDE, real_clouds
 
 from voxel_mae.boxes import points_in_boxes
 from voxel_mae.data import AugmentSettings, LidarDataset, find_root
@@ -34,15 +34,6 @@ SCANS = {
     "000001": (60_080, 2.0, 0.06, (0.27, 0.50, 0.23), 6340),
     "frame_pgf": (56_316, 1.9, 0.06, (0.22, 0.47, 0.32), 7471),
     "nuscenes": (17_477, 2.0, 0.01, (0.35, 0.47, 0.17), 3743),
-}
-# points strictly inside, reduced scans, boxes in the LiDAR frame (the camera's tilt ignored)
-INSIDE = {
-    "000000": [377],
-    "000001": [71, 9, 18],
-    "000003": [674],
-    "000005": [70],
-    "000008": [1325, 1900, 881, 659, 55, 162],
-    "000134": [570, 160, 81, 92, 36, 31, 40, 48, 46, 155, 54, 91, 64, 11, 3],
 }
 
 
@@ -117,12 +108,12 @@ def test_a_calibrated_sector_s_chance_is_that_of_the_facts(voxels):
     assert calibrated_chance(0.8, keep) == pytest.approx(0.56, abs=0.003)
 
 
-@pytest.mark.parametrize("name", INSIDE)
+@pytest.mark.parametrize("name", REAL_INSIDE)
 def test_points_in_boxes_of_kitti_frames(real_samples, name):
     folder = real_samples / "kitti" / "training"
     labels = read_kitti_labels(folder / "label_2" / f"{name}.txt", folder / "calib" / f"{name}.txt")
     points = read_cloud(folder / "velodyne_reduced" / f"{name}.bin", KITTI_FEATURES)
-    assert points_in_boxes(points, labels.boxes).sum(0).tolist() == INSIDE[name]
+    assert points_in_boxes(points, labels.boxes).sum(0).tolist() == REAL_INSIDE[name]
 
 
 def test_points_at_range_zero_of_nuscenes_are_left_out(real_samples):

@@ -18,7 +18,7 @@ import numpy as np
 
 from shared.errors import DataError, UserError
 from shared.run import World, run_command
-from shared.storage import storage_error
+from shared.storage import make_folder
 
 from .config import PACKAGE_ROOT
 from .data.clouds import KITTI_FEATURES, NUSCENES_FEATURES, read_cloud
@@ -63,12 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _out(args: argparse.Namespace) -> Path:
-    folder = args.out or PACKAGE_ROOT / "output" / TAG
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
-    return folder
+    return make_folder(args.out or PACKAGE_ROOT / "output" / TAG)
 
 
 # --- one cloud --------------------------------------------------------------------------------------------------------

@@ -4,15 +4,13 @@ Nothing here knows how the scores came about; tests plant an effect, or none, an
 minus mAP on the same frames under the same seeds, in points (100 x), so above 0 is better.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shared.errors import DataError
+from shared.json_files import finite
 from shared.metrics import PairedDifference
 
 from .experiment_intervals import Judged, interval, paired
@@ -37,16 +35,6 @@ class Findings:
         found = paired(self.judged[one.arm, one.budget], self.judged[one.against, one.budget])
         scaled = tuple(POINTS * value for value in found.per_seed)
         return PairedDifference(POINTS * found.mean, POINTS * found.low, POINTS * found.high, scaled)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """DataError when it is missing or broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: remove its run's folder and run the same command again") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): remove it and run the same command again") from None
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -112,7 +100,7 @@ def as_json(found: Findings) -> dict[str, Any]:
     for name, one in plan.comparisons.items():
         difference = found.difference(one)
         differences[name] = {**asdict(difference), "per_seed": list(difference.per_seed), "question": one.question}
-    return _finite({
+    return finite({
         "mark": found.mark,
         "data_fingerprint": found.fingerprint,
         "metric": f"mAP R40, {plan.metric}, IoU {plan.iou}",
@@ -139,14 +127,3 @@ def _summary(judged: Sequence[Judged]) -> dict[str, Any]:
         "by_class": mean([one.by_class for one in judged]),
         "by_band": mean([one.by_band for one in judged]),
     }
-
-
-def _finite(value: Any) -> Any:
-    """JSON without NaN and infinities: null, and words."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None if np.isnan(value) else str(value)
-    return value

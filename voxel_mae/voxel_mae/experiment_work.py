@@ -13,6 +13,7 @@ from typing import Any
 
 from shared import checkpoint
 from shared.errors import DataError
+from shared.json_files import read_json
 from shared.run import World
 from shared.storage import tensors_sha256
 
@@ -23,7 +24,6 @@ from .engine.sources import Sources, open_sources
 from .evaluation import Evaluation, JudgedFrame
 from .experiment_intervals import Judged, judge
 from .experiment_plan import Piece, Plan, Pretraining, arguments, epochs
-from .experiment_results import read_json
 from .results import read_results
 
 EQUALITY_EPOCHS = 2  # of the two short trainings whose weights must agree bit for bit
@@ -61,7 +61,8 @@ class Bench:
 
     def pretrained(self, piece: Piece) -> dict[str, float]:
         """What a pretraining reaches on held-out frames: raw terms, the entropy of a constant, kept shares."""
-        return read_json(self._evaluated(piece, SCORES))["means"]
+        remedy = "remove its run's folder and run the same command again"
+        return read_json(self._evaluated(piece, SCORES), remedy)["means"]
 
     def equality(self) -> dict[str, Any]:
         """Train plain R-MAE and Phase 1 at weight 0 for a few steps, and hash the student's weights and buffers."""

@@ -16,16 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.errors import UserError
-from shared.pieces import hold_to, make_folders, time_limit
+from shared.pieces import add_plan_options, hold_to, make_folders, plan_file, time_limit
 from shared.run import run_command
 
 from .config import PACKAGE_ROOT
 from .experiment_plan import DEFAULT_PLAN, PLANS, QUICK_PLAN, Piece, Plan, arguments, read_plan
 from .experiment_report import write_results
 from .experiment_results import Findings
-
-MINUTES = 25.0
 
 
 @dataclass(frozen=True)
@@ -93,14 +90,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Scratch, R-MAE and Phase 2 by label budget. The same command continues a cut comparison.",
         allow_abbrev=False,
     )
-    plans = f"the plan (default: {DEFAULT_PLAN.relative_to(PLANS.parent)})"
-    parser.add_argument("--plan", type=Path, metavar="FILE", help=plans)
-    parser.add_argument("--quick", action="store_true", help="a few small frames, one epoch: tries the command, no "
-                        "measurement")  # fmt: skip
+    add_plan_options(parser, "--plan", str(DEFAULT_PLAN.relative_to(PLANS.parent)), "a few small frames, one epoch")
     parser.add_argument("--output_dir", type=Path, default=Path("output"), help="root of the runs (default: output)")
     parser.add_argument("--results_dir", type=Path, default=PACKAGE_ROOT / "results", help="default: results/")
-    limit = "stop after so long with exit code 143; the same command continues (default: %(default)s)"
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=limit)
     return parser.parse_args(argv)
 
 
@@ -113,9 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _execute(args: argparse.Namespace) -> int:
     from .experiment_work import Bench  # torch and spconv: not for --help
 
-    if args.quick and args.plan:
-        raise UserError("--quick has a plan of its own: give --quick or --plan, not both")
-    plan = read_plan(args.plan or (QUICK_PLAN if args.quick else DEFAULT_PLAN))
+    plan = read_plan(plan_file(args, "--plan", DEFAULT_PLAN, QUICK_PLAN))
     with time_limit(args.minutes):
         run(Study(plan, Bench(plan, args.output_dir), args.results_dir / plan.name))
     return 0

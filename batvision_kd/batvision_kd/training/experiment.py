@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader
 
 from shared import checkpoint
 from shared import run as run_module
+from shared.ema import Ema
 from shared.errors import DataError
 from shared.loop import Loop, LoopSettings
-from shared.optim import Ema, lr_groups
+from shared.optim import lr_groups
 
 from ..checkpoints import BEST, build_model, card, model_weights, save_best
 from ..config import Settings

@@ -18,7 +18,7 @@ from shared.config import to_yaml
 from shared.errors import CheckpointError, UserError
 from shared.loop import Loop
 from shared.run import RunFolder, World
-from shared.storage import storage_error
+from shared.storage import make_folder
 
 from ..checkpoints import epoch_file
 from ..config import Settings
@@ -47,12 +47,7 @@ def open_run(settings: Settings, world: World) -> RunFolder:
 
 def folder_of(settings: Settings, what: str) -> Path:
     """checkpoints/ or results/ of the experiment, made when missing. StorageError when it cannot be."""
-    folder = settings.folder(what)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
-    return folder
+    return make_folder(settings.folder(what))
 
 
 def begin_anew(settings: Settings, world: World) -> None:

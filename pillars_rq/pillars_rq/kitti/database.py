@@ -8,20 +8,18 @@ Only training with augmentation opens it.
 
 # N objects
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from pillars_rq.boxes import points_in_boxes
-from shared.errors import DataError
-from shared.storage import storage_error, write_atomic
+from shared.json_files import damage_named, read_json
+from shared.object_database import Entry, cut_out, drawn, write_database
 
 from .calibration import boxes_to_lidar
 from .clouds import read_points
-from .infos import FrameInfo, read_json
+from .infos import FrameInfo
 from .layout import KittiRoot
 
 MIN_POINTS = {"Car": 5, "Pedestrian": 10, "Cyclist": 10}  # of an object that may be pasted
@@ -35,42 +33,18 @@ def build_database(root: KittiRoot, infos: Sequence[FrameInfo]) -> dict[str, int
         DataError: a cloud is missing or broken.
         StorageError: the root cannot be written.
     """
-    entries: dict[str, list[dict]] = {}
-    try:
-        root.database.mkdir(exist_ok=True)
-        for info in infos:
-            for entry in _cut_out(root, info):
-                entries.setdefault(entry["name"], []).append(entry)
-    except OSError as error:
-        raise storage_error(root.database, error) from error
-    write_atomic(root.database_infos, json.dumps(entries) + "\n")
-    return {name: len(found) for name, found in sorted(entries.items())}
+    entries = (entry for info in infos for entry in _cut_out(root, info))
+    return write_database(root.database, root.database_infos, entries)
 
 
-def _cut_out(root: KittiRoot, info: FrameInfo) -> list[dict]:
+def _cut_out(root: KittiRoot, info: FrameInfo) -> Iterable[Entry]:
     if info.annotations is None:
-        return []
+        return ()
     labels = info.annotations.without_dont_care()
     boxes = boxes_to_lidar(labels.location, labels.dimensions, labels.rotation_y, info.calibration)
     points = read_points(root.path / info.points_path, info.num_points)
-    inside = points_in_boxes(points, boxes)
-    entries = []
-    for number in np.nonzero(inside.any(0))[0]:
-        name = str(labels.name[number])
-        path = root.database / f"{info.frame_id}_{name}_{number}.bin"
-        own = points[inside[:, number]]
-        own[:, :3] -= boxes[number, :3].astype(np.float32)
-        path.write_bytes(own.astype("<f4").tobytes())
-        entries.append(
-            {
-                "name": name,
-                "path": path.relative_to(root.path).as_posix(),
-                "box3d_lidar": boxes[number].tolist(),
-                "difficulty": int(labels.difficulty[number]),
-                "num_points_in_gt": len(own),
-            }
-        )
-    return entries
+    return cut_out(root.path, root.database / info.frame_id, points, boxes, points_in_boxes(points, boxes), labels.name,
+                   lambda number: {"difficulty": int(labels.difficulty[number])})  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,25 +64,16 @@ class GroundTruthDatabase:
         remedy = f"run prepare_kitti.py --data_root {root.path} --prefix {root.prefix}."
         found = read_json(root.database_infos, remedy)
         self.root, self.classes = root, tuple(classes)
-        try:
-            self.entries = {name: _usable(found.get(name, []), name, min_points) for name in classes}
-        except (AttributeError, KeyError, TypeError) as error:
-            raise DataError(f"{root.database_infos} is damaged ({error!r}): {remedy}") from error
+        read = lambda: {name: _usable(found.get(name, []), name, min_points) for name in classes}  # noqa: E731
+        self.entries = damage_named(root.database_infos, read, remedy)
 
     def draw(self, name: str, count: int, rng: np.random.Generator) -> Pasted:
         """`count` different objects of a class, or all there are. DataError when a cut-out is missing or broken."""
-        entries = self.entries[name]
-        chosen = [entries[i] for i in rng.choice(len(entries), min(count, len(entries)), replace=False)]
-        boxes = np.array([entry["box3d_lidar"] for entry in chosen], np.float64).reshape(-1, 7)
-        clouds = [self._points(entry, box) for entry, box in zip(chosen, boxes, strict=True)]
-        return Pasted(boxes, np.full(len(chosen), self.classes.index(name)), clouds)
-
-    def _points(self, entry: Mapping, box: np.ndarray) -> np.ndarray:
-        points = read_points(Path(self.root.path, entry["path"]), entry["num_points_in_gt"])
-        points[:, :3] += box[:3].astype(np.float32)
-        return points
+        read = lambda entry: read_points(self.root.path / entry["path"], entry["num_points_in_gt"])  # noqa: E731
+        boxes, clouds = drawn(self.entries[name], count, rng, read)
+        return Pasted(boxes, np.full(len(boxes), self.classes.index(name)), clouds)
 
 
-def _usable(entries: Sequence[Mapping], name: str, min_points: Mapping[str, int]) -> list[Mapping]:
+def _usable(entries: Sequence[Entry], name: str, min_points: Mapping[str, int]) -> list[Entry]:
     least = min_points.get(name, MIN_POINTS_OTHER)
     return [entry for entry in entries if entry["difficulty"] != -1 and entry["num_points_in_gt"] >= least]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import DataError
+from shared.json_files import damage_named, read_json
 from shared.storage import write_atomic
 
 from .calibration import Calibration
@@ -78,7 +79,7 @@ def read_infos(root: KittiRoot, split: str) -> list[FrameInfo]:
     """The frames of a split.
 
     Raises:
-        DataError: not prepared, not JSON, or of another schema.
+        DataError: not prepared, not JSON, of another schema, or damaged.
     """
     path = root.infos(split)
     found = read_json(path, _remedy(root, split))
@@ -86,22 +87,8 @@ def read_infos(root: KittiRoot, split: str) -> list[FrameInfo]:
         raise DataError(
             f"{path} is not an index of schema {SCHEMA}: run prepare_kitti.py --data_root {root.path} again."
         )
-    try:
-        return [FrameInfo.from_json(frame_id, info) for frame_id, info in found["frames"].items()]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError(
-            f"{path} is damaged ({type(error).__name__}: {error}): run prepare_kitti.py --data_root {root.path} again."
-        ) from error
-
-
-def read_json(path: Path, remedy: str) -> Any:
-    """A JSON file's value; DataError with the remedy when it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: {remedy}") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): {remedy}") from error
+    read = lambda: [FrameInfo.from_json(frame_id, info) for frame_id, info in found["frames"].items()]  # noqa: E731
+    return damage_named(path, read, f"run prepare_kitti.py --data_root {root.path} again.")
 
 
 def _remedy(root: KittiRoot, split: str) -> str:

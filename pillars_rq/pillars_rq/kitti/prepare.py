@@ -8,16 +8,15 @@ it says so. A split whose frames lie in a folder that is absent (testing) is lef
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pillars_rq.boxes import points_in_boxes
+from shared.embedded_world import in_processes
 from shared.errors import DataError
 from shared.run import run_command
 from shared.storage import storage_error
@@ -82,14 +81,7 @@ def prepare_frames(root: KittiRoot, split: str, ids: Sequence[str], workers: int
     kinds = frozenset(kind for kind in ("calib", "image_2", "label_2") if root.has(part, kind))
     if split == "test":
         kinds -= {"label_2"}
-    return list(_mapped(partial(_prepare_frame, root, part, kinds), ids, workers))
-
-
-def _mapped(work: Callable, items: Sequence, workers: int) -> Iterator | Iterable:
-    if workers < 1 or len(items) < 2 * workers:
-        return map(work, items)
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        return list(pool.map(work, items, chunksize=8))
+    return list(in_processes(partial(_prepare_frame, root, part, kinds), ids, workers, chunk=8))
 
 
 def _prepare_frame(root: KittiRoot, part: str, kinds: frozenset[str], frame_id: str) -> FrameInfo:

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from shared import run as run_module
+from shared.ema import Ema
 from shared.loop import Loop
-from shared.optim import Ema, lr_groups, warmup_cosine
+from shared.optim import lr_groups, warmup_cosine
 
 from ..embedded_teacher import is_complete
 from ..evaluation import all_records, predictions_of, score_records, write_predictions

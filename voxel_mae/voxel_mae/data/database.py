@@ -8,20 +8,19 @@ Only training with gt_sampling opens it. OpenPCDet's layout, with JSON in place 
 
 # G objects
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from shared.errors import DataError
-from shared.storage import storage_error, write_atomic
+from shared.json_files import damage_named, read_json
+from shared.object_database import Entry, cut_out, drawn, write_database
 from voxel_mae.boxes import points_in_boxes
 
 from .clouds import read_cloud
-from .infos import PREPARE, FrameInfo, damage_named, inner_path, json_beside, read_json
+from .infos import FrameInfo, again, inner_path, json_beside
 from .layout import CustomRoot
 
 FOLDER = "gt_database"
@@ -35,42 +34,16 @@ def build_database(root: CustomRoot, infos: Iterable[FrameInfo], features: Seque
         DataError: a cloud is missing or broken.
         StorageError: the root cannot be written.
     """
-    entries: dict[str, list[dict]] = {}
-    folder = root.path / FOLDER
-    try:
-        folder.mkdir(exist_ok=True)
-        for info in infos:
-            for entry in _cut_out(root, info, features):
-                entries.setdefault(entry["name"], []).append(entry)
-    except OSError as error:
-        raise storage_error(folder, error) from error
-    write_atomic(root.path / INDEX, json.dumps(entries) + "\n")
-    return {name: len(found) for name, found in sorted(entries.items())}
+    entries = (entry for info in infos for entry in _cut_out(root, info, features))
+    return write_database(root.path / FOLDER, root.path / INDEX, entries)
 
 
-def _cut_out(root: CustomRoot, info: FrameInfo, features: Sequence[str]) -> list[dict[str, Any]]:
+def _cut_out(root: CustomRoot, info: FrameInfo, features: Sequence[str]) -> Iterable[Entry]:
     if info.labels is None:
-        return []
+        return ()
     points, boxes = read_cloud(root.path / info.path, features), info.labels.boxes
-    inside = points_in_boxes(points, boxes)
-    entries = []
-    for number in np.flatnonzero(inside.any(0)).tolist():
-        name = str(info.labels.names[number])
-        path = root.path / FOLDER / f"{info.frame_id}_{name}_{number}.bin"
-        own = points[inside[:, number]]
-        own[:, :3] -= boxes[number, :3].astype(np.float32)
-        path.write_bytes(own.astype("<f4").tobytes())
-        entries.append(
-            {
-                "name": name,
-                "path": path.relative_to(root.path).as_posix(),
-                "frame_id": info.frame_id,
-                "gt_idx": number,
-                "box3d_lidar": boxes[number].tolist(),
-                "num_points_in_gt": len(own),
-            }
-        )
-    return entries
+    return cut_out(root.path, root.path / FOLDER / info.frame_id, points, boxes, points_in_boxes(points, boxes),
+                   info.labels.names, lambda number: {"frame_id": info.frame_id, "gt_idx": number})  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,38 +79,34 @@ class GroundTruthDatabase:
             DataError: not prepared, or damaged.
         """
         path = json_beside(root.path / INDEX if index is None else index)
-        found = read_json(path, f"run `{PREPARE} {root.path}` again.")
+        found = read_json(path, again(root.path))
         frames = None if frame_ids is None else frozenset(frame_ids)
         least = min_points or {}
         self.root, self.features = root, tuple(features)
-        self.entries: dict[str, list[Mapping]] = damage_named(
+        self.entries: dict[str, list[Entry]] = damage_named(
             path,
             lambda: {name: [e for e in found.get(name, []) if _usable(e, least.get(name, 1), frames)]
                      for name in classes},
+            again(path.parent),
         )  # fmt: skip
 
     def draw(self, name: str, count: int, rng: np.random.Generator) -> Drawn:
         """`count` different objects of a class, or all there are. DataError when a cut-out is missing or broken."""
-        entries = self.entries[name]
-        chosen = [entries[i] for i in rng.choice(len(entries), min(count, len(entries)), replace=False)]
-        boxes = np.array([entry["box3d_lidar"] for entry in chosen], np.float64).reshape(-1, 7)
-        clouds = [self._points(entry, box) for entry, box in zip(chosen, boxes, strict=True)]
-        return Drawn(boxes, np.full(len(chosen), name), clouds)
+        boxes, clouds = drawn(self.entries[name], count, rng, self._points)
+        return Drawn(boxes, np.full(len(boxes), name), clouds)
 
-    def _points(self, entry: Mapping, box: np.ndarray) -> np.ndarray:
+    def _points(self, entry: Entry) -> np.ndarray:
         path = self.root.path / entry["path"]
         data = path.read_bytes() if path.is_file() else b""
         if len(data) != 4 * len(self.features) * entry["num_points_in_gt"]:
             raise DataError(
                 f"{path} is missing or has {len(data):,} bytes, not {entry['num_points_in_gt']:,} points of "
-                f"{', '.join(self.features)}: run `{PREPARE} {self.root.path}` again."
+                f"{', '.join(self.features)}: {again(self.root.path)}"
             )
-        points = np.frombuffer(data, "<f4").reshape(-1, len(self.features)).copy()
-        points[:, :3] += box[:3].astype(np.float32)
-        return points
+        return np.frombuffer(data, "<f4").reshape(-1, len(self.features)).copy()
 
 
-def _usable(entry: Mapping, least: int, frames: frozenset[str] | None) -> bool:
+def _usable(entry: Entry, least: int, frames: frozenset[str] | None) -> bool:
     inner_path(entry["path"])
     if len(entry["box3d_lidar"]) != 7:
         raise ValueError(f"a box of {len(entry['box3d_lidar'])} numbers")

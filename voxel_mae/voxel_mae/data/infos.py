@@ -14,7 +14,7 @@ INFO_PATH may name `custom_infos_train.pkl`: the `.json` beside it is read inste
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import DataError
+from shared.json_files import damage_named, read_json
 from shared.storage import write_atomic
 from voxel_mae.boxes import points_in_boxes
 
@@ -33,6 +34,11 @@ SCHEMA = 1
 PREPARE = "python -m voxel_mae.data.prepare"
 CONVERT = "python -m voxel_mae.data.pickles"
 log = logging.getLogger("shared.run")
+
+
+def again(root: Path) -> str:
+    """The remedy for what was prepared and is damaged."""
+    return f"run `{PREPARE} {root}` again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,14 +126,14 @@ def read_infos(path: Path) -> list[FrameInfo]:
         DataError: not prepared, not JSON, of another schema, damaged, or a frame that stands twice.
     """
     path = json_beside(path)
-    found = read_json(path, f"run `{PREPARE} {path.parent}` again.")
+    found = read_json(path, again(path.parent))
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or not isinstance(found.get("frames"), list):
-        raise DataError(f"{path} is no index of schema {SCHEMA}: run `{PREPARE} {path.parent}` again.")
-    infos = damage_named(path, lambda: [_from_json(frame) for frame in found["frames"]])
+        raise DataError(f"{path} is no index of schema {SCHEMA}: {again(path.parent)}")
+    infos = damage_named(path, lambda: [_from_json(frame) for frame in found["frames"]], again(path.parent))
     ids = [info.frame_id for info in infos]
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
-        raise DataError(f"{path}: frame {twice} stands twice: run `{PREPARE} {path.parent}` again.")
+        raise DataError(f"{path}: frame {twice} stands twice: {again(path.parent)}")
     return infos
 
 
@@ -153,23 +159,3 @@ def inner_path(text: str) -> str:
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"the path {text!r} leads out of the data root")
     return text
-
-
-def damage_named(path: Path, read: Callable[[], Any]) -> Any:
-    """What `read` returns; its mistakes as a DataError that names the file."""
-    try:
-        return read()
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise DataError(
-            f"{path} is damaged ({type(error).__name__}: {error}): run `{PREPARE} {path.parent}` again."
-        ) from error
-
-
-def read_json(path: Path, remedy: str) -> Any:
-    """A JSON file's value; DataError with the remedy when it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: {remedy}") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): {remedy}") from error

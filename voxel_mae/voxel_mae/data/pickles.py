@@ -18,11 +18,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from shared.errors import DataError
+from shared.json_files import damage_named
 from shared.run import run_command
 from shared.storage import write_atomic
 
 from .clouds import SUFFIXES
-from .infos import FrameInfo, damage_named, write_infos
+from .infos import FrameInfo, again, write_infos
 from .labels import Labels
 
 XYZ = ("x", "y", "z")
@@ -71,11 +72,12 @@ def convert(path: Path) -> Path:
     """
     found, target = read_pickle(path), path.with_suffix(".json")
     if isinstance(found, list):
-        infos = damage_named(path, lambda: [_frame(path.parent, info) for info in found])
+        infos = damage_named(path, lambda: [_frame(path.parent, info) for info in found], again(path.parent))
         features = XYZ if not found else _names(int(found[0]["point_cloud"]["num_features"]))
         return write_infos(target, path.stem.rpartition("_")[2], features, infos)
     if isinstance(found, dict):
-        entries = damage_named(path, lambda: {str(name): [_entry(e) for e in group] for name, group in found.items()})
+        read = lambda: {str(name): [_entry(e) for e in group] for name, group in found.items()}  # noqa: E731
+        entries = damage_named(path, read, again(path.parent))
         return write_atomic(target, json.dumps(entries) + "\n")
     raise DataError(f"{path} holds {type(found).__name__}, not a list of frames or a dictionary of objects by class.")
 

@@ -22,7 +22,7 @@ from shared import run as run_module
 from shared.errors import DataError
 from shared.metrics import RunningMeans
 from shared.run import World
-from shared.storage import storage_error, write_atomic
+from shared.storage import make_folder, write_atomic
 
 from ..config import KITTI_IOU, Experiment
 from ..data import LidarDataset
@@ -168,11 +168,3 @@ def write_detections(folder: Path, frames: Sequence[JudgedFrame], experiment: Ex
     if kitti:
         names = experiment.DATA_CONFIG.MAP_CLASS_TO_KITTI
         write_kitti_files(folder / KITTI_TEXT, frames, experiment.CLASS_NAMES, names)
-
-
-def make_folder(folder: Path) -> None:
-    """StorageError when it cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error

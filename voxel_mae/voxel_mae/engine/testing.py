@@ -12,11 +12,11 @@ from pathlib import Path
 
 from shared.errors import CheckpointError
 from shared.run import World, check
+from shared.storage import make_folder
 
 from ..flags import Request, existing
 from ..pcdet_yaml import in_package
 from .checkpoints import FOLDER, epoch_of, list_checkpoints
-from .evaluate import make_folder
 from .judging import Judge
 from .session import tag_folder
 from .sources import Sources
