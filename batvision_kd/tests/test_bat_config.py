@@ -10,7 +10,7 @@ from torch import nn
 
 from batvision_kd.config import Settings, resolve
 from batvision_kd.flags import COMMON, FLAGS, STUDENT, TEACHING, make_parser, parse
-from batvision_kd.training.batches import BatchSampler, in_order
+from batvision_kd.training.batches import BatchSampler
 from batvision_kd.training.micro_batch import Cost, estimate, fitting, free_memory, measure
 from batvision_kd.training.objective import Task, ignored_settings
 from batvision_kd.training.schedule import schedule_of
@@ -225,11 +225,6 @@ def test_a_cut_epoch_goes_on_where_it_was_and_epochs_differ():
 def test_a_batch_that_does_not_divide_by_the_processes_is_refused():
     with pytest.raises(ConfigError, match="take 4"):
         BatchSampler(10, 5, 1, seed=0, world_size=2)
-
-
-def test_an_evaluation_drops_nothing():
-    shares = [in_order(7, 2, rank, 3) for rank in range(3)]
-    assert sorted(key[1] for share in shares for part in share for key in part) == list(range(7))
 
 
 # --- schedules and memory ---------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from shared import run as run_module
+from shared.batches import ShuffledBatches, in_order
 from shared.checkpoint import write_atomic
 from shared.config import config_hash, load_config, to_yaml
 from shared.embedded_world import is_embedded
@@ -32,7 +33,7 @@ from shared.optim import lr_groups, one_cycle
 
 from .anchors import make_anchors
 from .base_config import BaseConfig
-from .batches import Collate, FrameSampler, in_order
+from .batches import Collate
 from .decode import Decoding, Detections, detect
 from .detection_loss import detection_losses
 from .embedded import BANNER, MARK, embedded_root
@@ -114,7 +115,9 @@ def train_base(
     grid, classes = settings.build_grid(), settings.build_classes()
     model = PointPillars(grid, classes, settings.build_widths()).to(world.device)
     anchors = make_anchors(grid, classes, world.device)
-    sampler = FrameSampler(len(train), training.batch_size, seed=training.seed, rank=world.rank, world_size=world.size)
+    sampler = ShuffledBatches(
+        len(train), training.batch_size, seed=training.seed, rank=world.rank, world_size=world.size
+    )
     loader = _loader(config, train, sampler, grid.max_voxels_train)
     run.log.info("%d training frames in %d batches; %.2f M parameters", len(train), len(sampler),
                  sum(p.numel() for p in model.parameters()) / 1e6)  # fmt: skip
@@ -169,7 +172,7 @@ def _loader(config: BaseConfig, frames: Dataset, batches, max_voxels: int):
     )
 
 
-def _loop(config: BaseConfig, run, world, model: PointPillars, sampler: FrameSampler) -> Loop:
+def _loop(config: BaseConfig, run, world, model: PointPillars, sampler: ShuffledBatches) -> Loop:
     training = config.training
     groups = lr_groups(model, training.lr, {}, weight_decay=training.weight_decay, decay_1d=True)
     # A batch without a pillar leaves the encoder unused.

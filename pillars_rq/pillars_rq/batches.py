@@ -1,13 +1,8 @@
-"""Frames as batches: whose turn it is, and how frames become pillars.
-
-A sampler yields lists of (epoch, index) keys, so that persistent loader workers need not be told the epoch, and a cut
-run continues at `set_position(epoch, batch)`. The batches of an epoch follow from (seed, epoch) alone and are the same
-for any number of processes: each takes its share of every batch. Voxelization happens in the workers.
-"""
+"""How frames become a batch of pillars; voxelization happens in the loader's workers."""
 
 # B frames, P pillars, M points of a pillar, G boxes of a frame
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,49 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.errors import ConfigError, DataError
+from shared.errors import DataError
 
 from .grid import Grid
 from .voxelize import PillarBatch, batch_pillars, voxelize
-
-Key = tuple[int, int]  # epoch, index
-
-
-class FrameSampler:
-    """Shuffled batches of `batch_size` frames over all processes; of frames left over, one batch more if every process
-    gets a share of it.
-
-    Raises ConfigError when a batch has fewer frames than there are processes, or there are fewer frames than processes.
-    """
-
-    def __init__(self, frames: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1):
-        if min(batch_size, frames) < world_size:
-            raise ConfigError(
-                f"batches of {batch_size} of {frames} frames leave some of {world_size} processes without a frame: "
-                "use larger batches, more frames, or fewer processes"
-            )
-        self.frames, self.batch_size, self.seed = frames, batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.count = frames // batch_size + (frames % batch_size >= world_size)
-        self.epoch, self.start_batch = 0, 0
-
-    def set_position(self, epoch: int, start_batch: int = 0) -> None:
-        """The next iteration yields the batches of `epoch` from number `start_batch` on."""
-        self.epoch, self.start_batch = epoch, start_batch
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.frames)
-        for number in range(self.start_batch, self.count):
-            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield [(self.epoch, int(index)) for index in batch[self.rank :: self.world_size]]
-
-    def __len__(self) -> int:
-        return self.count
-
-
-def in_order(frames: int, batch_size: int) -> list[list[Key]]:
-    """The batches of an evaluation: every frame once, in order, unaugmented epoch 0."""
-    return [[(0, i) for i in range(start, min(start + batch_size, frames))] for start in range(0, frames, batch_size)]
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,12 @@ from torch import Tensor
 
 from shared import checkpoint
 from shared import run as run_module
+from shared.batches import ShuffledBatches
 from shared.loop import Loop, LoopSettings
 from shared.optim import lr_groups
 
 from . import bottleneck
-from .batches import Collate, DetectionBatch, FrameSampler
+from .batches import Collate, DetectionBatch
 from .bottleneck import generator_of
 from .checkpoints import check_frozen, frozen_rows
 from .judging import StageState, epochs_before, judge, judge_epoch, save, scored
@@ -162,7 +163,7 @@ def _loop(session: Session, stage: Stage, quantizer: ResidualQuantizer, state: S
     config, training, world = session.config, session.config.training, session.world
     # A seed for each stage, so that its epochs are not the earlier stage's again.
     seed = training.seed * 1000 + stage.number
-    sampler = FrameSampler(len(session.data.train), training.batch_size, seed=seed, rank=world.rank,
+    sampler = ShuffledBatches(len(session.data.train), training.batch_size, seed=seed, rank=world.rank,
                            world_size=world.size)  # fmt: skip
     grid = session.detector.grid
     loader = run_module.make_loader(session.data.train, sampler, workers=training.num_workers,

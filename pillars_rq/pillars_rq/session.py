@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from shared import run as run_module
+from shared.batches import in_order
 from shared.errors import DataError
 
-from .batches import Collate, DetectionBatch, in_order
+from .batches import Collate, DetectionBatch
 from .bottleneck import generator_of
 from .config import RqConfig
 from .detector import FrozenDetector

@@ -10,7 +10,7 @@ from pillars_rq import base_training
 from pillars_rq.anchors import make_anchors
 from pillars_rq.base_config import PACKAGE_ROOT, BaseConfig
 from pillars_rq.base_training import positives_per_frame
-from pillars_rq.batches import Collate, FrameSampler, in_order
+from pillars_rq.batches import Collate
 from pillars_rq.decode import Decoding, detect
 from pillars_rq.detection_loss import WEIGHTS, detection_losses
 from pillars_rq.grid import Grid
@@ -92,34 +92,6 @@ def test_wrong_settings_are_refused(setting, message):
 
 
 # --- batches ---
-
-
-def test_every_frame_comes_once_an_epoch_in_another_order():
-    sampler = FrameSampler(7, 3, seed=1)
-    epochs = []
-    for epoch in (0, 1, 0):
-        sampler.set_position(epoch)
-        batches = list(sampler)
-        assert len(batches) == len(sampler) == 3 and {key[0] for batch in batches for key in batch} == {epoch}
-        epochs.append([key[1] for batch in batches for key in batch])
-    assert sorted(epochs[0]) == list(range(7)) and epochs[0] == epochs[2] != epochs[1]
-    sampler.set_position(0, 2)
-    assert [key[1] for key in next(iter(sampler))] == epochs[0][6:]
-
-
-def test_processes_share_every_batch_and_none_is_left_without():
-    for frames, batches in ((8, 3), (7, 2)):  # one frame left over is too few for two processes
-        shares = [FrameSampler(frames, 3, seed=0, rank=rank, world_size=2) for rank in (0, 1)]
-        lists = [list(sampler) for sampler in shares]
-        assert [len(one) for one in lists] == [batches, batches] and all(share for one in lists for share in one)
-        keys = [key for one in lists for share in one for key in share]
-        assert len(set(keys)) == len(keys) == (8 if frames == 8 else 6)
-    with pytest.raises(ConfigError, match="processes"):
-        FrameSampler(8, 1, seed=0, world_size=2)
-
-
-def test_an_evaluation_walks_in_order():
-    assert in_order(5, 2) == [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4)]] and in_order(0, 2) == []
 
 
 def test_collate_names_the_frame_of_bad_points_and_keeps_unlabelled_frames(root):

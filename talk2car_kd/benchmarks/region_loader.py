@@ -24,11 +24,11 @@ import cv2
 import numpy as np
 import torch
 
+from shared.batches import Key
 from shared.benchmark import median_ratio, parse_options, run_benchmark
 from shared.errors import DataError
 from shared.run import sample_rng
 from talk2car_kd.augment import get_augmented_transform
-from talk2car_kd.batches import Key
 from talk2car_kd.coco import (
     PHOTOMETRIC_STREAM,
     COCORegionTextDataset,

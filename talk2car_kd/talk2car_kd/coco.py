@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from shared.batches import EpochBatches, Key, as_key
 from shared.errors import DataError
 from shared.run import sample_rng
 from talk2car_kd.augment import Augment
-from talk2car_kd.batches import EpochBatches, Key, as_key
 from talk2car_kd.captions import mentioning_once, region_caption
 from talk2car_kd.coco_annotations import (
     CocoLayout,

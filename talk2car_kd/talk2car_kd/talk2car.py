@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from shared.batches import EpochBatches, Key, as_key
 from shared.errors import DataError
 from shared.run import sample_rng
 from talk2car_kd.augment import get_augmented_transform
-from talk2car_kd.batches import EpochBatches, Key, as_key
 from talk2car_kd.boxes import to_unit_cxcywh
 from talk2car_kd.flips import flip_command
 from talk2car_kd.images import IMAGENET_MEAN, IMAGENET_STD, Normaliser, read_rgb, resize

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shared.batches import Key
 from shared.errors import CheckpointError
 from shared.loading import load_into
 
 from .config import Experiment
 from .data.dataset import Frame
-from .engine.batches import Collate, Key
+from .engine.batches import Collate
 from .engine.checkpoints import read_model_state
 from .engine.network import build_network, masking_of
 from .engine.sources import grid_of

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shared.batches import Key
 from shared.errors import ConfigError
-
-Key = tuple[int, int]  # epoch, index
 
 
 class BatchSampler:
@@ -60,12 +59,6 @@ class BatchSampler:
 
     def __len__(self) -> int:
         return sum(map(self._passes, self.sizes))
-
-
-def in_order(samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[Key]]:
-    """An evaluation's batches of this process: every sample once, in order, unaugmented epoch 0; nothing dropped."""
-    mine = range(rank, samples, world_size)
-    return [[(0, index) for index in mine[n : n + batch_size]] for n in range(0, len(mine), batch_size)]
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

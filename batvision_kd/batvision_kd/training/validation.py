@@ -5,10 +5,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from shared import run as run_module
+from shared.batches import in_order
 from shared.errors import DataError
 
 from ..metrics import METRICS, image_metrics
-from .batches import in_order, to_device
+from .batches import to_device
 
 PROTOCOL = "strict"
 SELECTION = "rmse"  # of PROTOCOL, per image, lowest: decides which epoch best_model.pth is

@@ -1,9 +1,6 @@
 """Frames as batches: whose turn it is, and how frames become voxels, masks and padded boxes.
 
-A sampler yields lists of (epoch, index) keys, so that persistent loader workers need not be told the epoch, and a cut
-run continues at `set_position(epoch, batch)`. The batches of an epoch follow from (seed, epoch) alone and are the same
-for any number of processes: each takes its share of every batch. Voxels and masks are made in the workers; a mask
-follows from (seed, epoch, index), whichever worker draws it.
+Voxels and masks are made in the loader's workers; a mask follows from (seed, epoch, index), whichever worker draws it.
 """
 
 # B frames, V voxels, M boxes of a frame (padded)
@@ -17,18 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from shared.batches import Key, ShuffledBatches
 from shared.errors import ConfigError, DataError
 
 from ..grid import Grid
 from ..masking import KeepShares, Masking, mask_batch, mask_rng
 from ..voxelize import VoxelBatch, Voxels, batch_voxels, voxelize
 
-Key = tuple[int, int]  # epoch, index
 
-
-class FrameSampler:
-    """Shuffled batches of `batch_size` frames over all processes; frames left over make one batch more if every process
-    gets one of them. `rounds` passes count as one epoch (--merge_all_iters_to_one_epoch).
+class FrameSampler(ShuffledBatches):
+    """`rounds` passes count as one epoch (--merge_all_iters_to_one_epoch); a key names the pass.
 
     Raises ConfigError when the batch does not divide by the processes, or there are fewer frames than processes.
     """
@@ -39,35 +34,18 @@ class FrameSampler:
                 f"--batch_size {batch_size} with {frames} frames on {world_size} processes: it is the total and must "
                 f"divide by them; take {max(1, batch_size // world_size) * world_size}"
             )
-        self.frames, self.batch_size, self.seed, self.rounds = frames, batch_size, seed, rounds
-        self.rank, self.world_size = rank, world_size
-        self.per_round = frames // batch_size + (frames % batch_size >= world_size)
-        self.epoch, self.start_batch = 0, 0
-
-    def set_position(self, epoch: int, start_batch: int = 0) -> None:
-        """The next iteration yields the batches of `epoch` from number `start_batch` on."""
-        self.epoch, self.start_batch = epoch, start_batch
+        super().__init__(frames, batch_size, seed=seed, rank=rank, world_size=world_size)
+        self.rounds = rounds
 
     def __iter__(self) -> Iterator[list[Key]]:
-        first, skipped = divmod(self.start_batch, self.per_round)
+        first, skipped = divmod(self.start_batch, self.count)
         for number in range(self.epoch * self.rounds + first, (self.epoch + 1) * self.rounds):
-            yield from self._round(number, skipped)
+            for batch in self.batches(number)[skipped:]:
+                yield [(number, index) for index in self.share(batch)]
             skipped = 0
 
-    def _round(self, number: int, skipped: int) -> Iterator[list[Key]]:
-        order = np.random.default_rng((self.seed, number)).permutation(self.frames)
-        for batch in range(skipped, self.per_round):
-            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(number, int(index)) for index in indices[self.rank :: self.world_size]]
-
     def __len__(self) -> int:
-        return self.per_round * self.rounds
-
-
-def in_order(frames: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[Key]]:
-    """An evaluation's batches of this process: every frame once, in order, epoch 0; nothing dropped."""
-    mine = range(rank, frames, world_size)
-    return [[(0, index) for index in mine[n : n + batch_size]] for n in range(0, len(mine), batch_size)]
+        return self.count * self.rounds
 
 
 class KeyedFrames(Dataset):

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from shared import run as run_module
+from shared.batches import in_order
 from shared.errors import DataError
 from shared.metrics import RunningMeans
 from shared.run import World
@@ -28,7 +29,7 @@ from ..config import KITTI_IOU, Experiment
 from ..data import LidarDataset
 from ..evaluation import BANDS_M, Evaluation, JudgedFrame, as_kitti, recall_at
 from ..results import plain_scores, score_table, write_kitti_files, write_results
-from .batches import Collate, KeyedFrames, in_order
+from .batches import Collate, KeyedFrames
 
 SCORES, RESULT, KITTI_TEXT = "scores.json", "result.json", "final_result/data"
 DEFAULT_IOU = 0.7  # of a class without a KITTI name

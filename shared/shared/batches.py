@@ -1,4 +1,4 @@
-"""Batches that remember where they are: what both stages' batch samplers have in common.
+"""Whose turn it is: batches that remember where they are, for `loader.make_loader` and `Loop`.
 
 A sampler yields lists of (epoch, index) keys, so that persistent loader workers need not be told the epoch, and a cut
 run continues at `set_position(epoch, start_batch)`. The batches of an epoch are a pure function of (seed, epoch) and
@@ -6,6 +6,10 @@ are the same for any number of processes: each takes its share of every global b
 """
 
 from collections.abc import Iterator
+
+import numpy as np
+
+from .errors import ConfigError
 
 Key = tuple[int, int]  # epoch, index
 
@@ -49,3 +53,30 @@ class EpochBatches:
 
     def __len__(self) -> int:
         return self.count
+
+
+class ShuffledBatches(EpochBatches):
+    """All items in a new order every epoch, `batch_size` of them at a time over all processes; those left over make one
+    batch more if every process gets a share of it.
+
+    Raises ConfigError when a batch, or all items together, would leave a process without one.
+    """
+
+    def __init__(self, items: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1):
+        if min(batch_size, items) < world_size:
+            raise ConfigError(
+                f"batches of {batch_size} of {items} samples leave some of {world_size} processes without one: use "
+                "larger batches, more data, or fewer processes"
+            )
+        self.items, self.batch_size, self.seed = items, batch_size, seed
+        super().__init__(items // batch_size + (items % batch_size >= world_size), rank=rank, world_size=world_size)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.items).tolist()
+        return [order[n * self.batch_size : (n + 1) * self.batch_size] for n in range(self.count)]
+
+
+def in_order(items: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[Key]]:
+    """An evaluation's batches of this process: every item once, in order, unaugmented epoch 0; nothing dropped."""
+    mine = range(rank, items, world_size)
+    return [[(0, index) for index in mine[n : n + batch_size]] for n in range(0, len(mine), batch_size)]
