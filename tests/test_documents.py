@@ -13,6 +13,8 @@ from workspace import MEMBERS, ROOT, files, relative
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|<img[^>]*\bsrc=[\"']([^\"']+)")
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DOCUMENTS = [path for path in files() if path.suffix == ".md"]
+SECTIONS = ["Quick start", "Your own data", "Commands", "Results", "Deviations from the note and from the papers",
+            "How it works", "Limits"]  # fmt: skip
 # Command lines of the documents that are not tried, by their beginning.
 NOT_PARSED: dict[str, str] = {}
 
@@ -122,6 +124,11 @@ def test_every_setting_on_a_command_line_exists(document):
             request = pipeline.parse(words[words.index("main.py") + 1 :])
             configs = tuple(document.parent / path for path in request.configs)
             pipeline.resolve(pipeline.Request(**{**vars(request), "configs": configs}))
+
+
+@pytest.mark.parametrize("member", [member for member in MEMBERS if member != "shared"])
+def test_a_package_readme_has_its_sections_in_their_order(member):
+    assert re.findall(r"^## (.*)", (ROOT / member / "README.md").read_text(), re.MULTILINE) == SECTIONS
 
 
 def make_targets(text: str) -> set[str]:
