@@ -131,6 +131,16 @@ def test_a_package_readme_has_its_sections_in_their_order(member):
     assert re.findall(r"^## (.*)", (ROOT / member / "README.md").read_text(), re.MULTILINE) == SECTIONS
 
 
+@pytest.mark.parametrize("member", [member for member in MEMBERS if member != "shared"])
+def test_a_package_readme_starts_one_process_several_and_slurm(member):
+    """Three lines for the same script, which the command gate parses too."""
+    _, section = (ROOT / member / "README.md").read_text().split("### Several GPUs\n")
+    lines = command_lines(section.split("\n#")[0])
+    assert [line.split()[0] for line in lines] == ["python", "torchrun", "srun"]
+    scripts = {next(word for word in line.split() if word.endswith(".py")) for line in lines}
+    assert len(scripts) == 1
+
+
 def make_targets(text: str) -> set[str]:
     """Targets that a Markdown text tells its reader to make."""
     return set(re.findall(r"`make ([a-z0-9_-]+)`", text)) | set(re.findall(r"^make ([a-z0-9_-]+)", text, re.MULTILINE))
