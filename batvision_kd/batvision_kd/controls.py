@@ -98,6 +98,9 @@ class _HeardWrongly(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
+    def names_of(self, keys: Sequence) -> str:
+        return self.data.names_of(keys)
+
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index = key[1] if isinstance(key, tuple) else key
         item = self.data[key]

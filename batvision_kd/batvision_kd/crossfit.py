@@ -40,6 +40,9 @@ class CrossfitDataset(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
+    def names_of(self, keys: Sequence) -> str:
+        return self.data.names_of(keys)
+
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = (0, key) if isinstance(key, int) else key
         depths = self.depths[index]

@@ -7,6 +7,7 @@ The holes are the only pixels where a teacher knows more than the ground truth, 
 there first. Real data has no depth in its holes, and nothing like this can be measured on it.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ class HolesOnly(Dataset):
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def names_of(self, keys: Sequence) -> str:
+        return self.data.names_of(keys)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index = key[1] if isinstance(key, tuple) else key

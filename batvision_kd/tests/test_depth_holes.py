@@ -27,6 +27,7 @@ def test_the_drawn_depth_is_what_the_camera_measured_with_noise(test_split):
 
 def test_only_the_holes_count(test_split):
     inside = HolesOnly(test_split)
+    assert inside.names_of([(3, 0), 1]) == ", ".join(record.id for record in test_split.records[:2])
     for index in range(len(inside)):
         item, holes = test_split[index], inside[(0, index)]
         assert (holes["valid"] == ~item["valid"]).all() and holes["valid"].any()

@@ -133,6 +133,9 @@ class Indexed:
     def __getitem__(self, index: int) -> tuple[int, Frame]:
         return index, self.frames[index]
 
+    def names_of(self, keys: Sequence[int]) -> str:
+        return self.frames.names_of(keys)
+
 
 def in_range(points: np.ndarray, grid: Grid) -> np.ndarray:
     """The points (N,4) strictly inside the grid's range: what a codec of the cloud has to send."""

@@ -186,7 +186,9 @@ def test_lidar_only_data_stay_whole_and_keep_their_boxes(lidar_only, prepared, c
 
 
 def test_a_frame(prepared):
-    frame = KittiDataset(prepared, "train", train=True)[0]
+    frames = KittiDataset(prepared, "train", train=True)
+    frame = frames[0]
+    assert frames.names_of([(3, 0), 1]) == f"{frame.frame_id}, {frames[1].frame_id}"
     assert frame.points.dtype == np.float32 and frame.points.shape[1] == 4 and frame.boxes.dtype == np.float32
     assert len(frame.boxes) == len(frame.labels) == len(frame.names) and "DontCare" not in frame.names
     for name, label in zip(frame.names, frame.labels, strict=True):

@@ -16,7 +16,7 @@ Key = tuple[int, int]  # epoch, index
 
 def as_key(key: int | Key) -> Key:
     """A dataset's key: a plain index counts as epoch 0."""
-    return (0, key) if isinstance(key, int) else (int(key[0]), int(key[1]))
+    return (0, int(key)) if isinstance(key, int | np.integer) else (int(key[0]), int(key[1]))
 
 
 class EpochBatches:

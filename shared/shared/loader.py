@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -101,7 +102,8 @@ def iterate(loader: DataLoader, describe: Callable[[Sequence], str] | None = Non
     """The batches of one pass over a loader made by `make_loader`.
 
     Args:
-        describe: turns the keys of a batch into the names of its samples, for messages.
+        describe: turns the keys of a batch into the names of its samples, for messages; without it, the data set's
+            `names_of(keys)`, or else the keys themselves, of the first few.
 
     Raises:
         UserError: as the dataset raised it, with the samples' names added.
@@ -109,7 +111,7 @@ def iterate(loader: DataLoader, describe: Callable[[Sequence], str] | None = Non
         RuntimeError: the dataset raised something else; the worker's traceback is in the message.
         Interrupted: a signal waits and no batch has come for `PATIENCE_S`.
     """
-    describe = describe or _show
+    describe = describe or partial(_show, names_of=getattr(loader.dataset, "names_of", _plain))
     batches = _start(loader)
     while True:
         try:
@@ -201,9 +203,13 @@ def _kill_workers(workers: Sequence[BaseProcess]) -> None:
         worker.kill()
 
 
-def _show(keys: Sequence) -> str:
+def _show(keys: Sequence, names_of: Callable[[Sequence], str]) -> str:
     more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
-    return ", ".join(str(key) for key in keys[:SHOWN_KEYS]) + more
+    return names_of(keys[:SHOWN_KEYS]) + more
+
+
+def _plain(keys: Sequence) -> str:
+    return ", ".join(str(key) for key in keys)
 
 
 class WaitClock:

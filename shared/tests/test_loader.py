@@ -53,6 +53,7 @@ def describe(keys):
     return " ".join(f"image{index:03d}.jpg" for _, index in keys)
 
 
+@pytest.mark.fault(4)
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_batches_do_not_depend_on_the_workers_nor_touch_the_global_generator():
     seen = {}
@@ -100,6 +101,7 @@ def gone(pid):
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
+@pytest.mark.fault(17)
 def test_a_killed_worker_is_told_with_the_samples_it_was_reading():
     loader = loader_of({10: lambda: time.sleep(0.5), 12: lambda: time.sleep(0.2), 13: die})
     started, received = time.monotonic(), 0
@@ -110,6 +112,7 @@ def test_a_killed_worker_is_told_with_the_samples_it_was_reading():
     assert time.monotonic() - started < 8
 
 
+@pytest.mark.fault(17)
 def test_a_worker_that_dies_between_two_waits_raises_nowhere_else():
     loader = loader_of()
     with pytest.raises(DataError, match="worker died"):
@@ -122,6 +125,7 @@ def test_a_worker_that_dies_between_two_waits_raises_nowhere_else():
                 time.sleep(0.01)
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_raising_dataset_names_the_samples(workers):
     def user_error():
@@ -140,6 +144,7 @@ def test_a_raising_dataset_names_the_samples(workers):
     assert not isinstance(error.value, UserError)
 
 
+@pytest.mark.fault(17)
 def test_a_hanging_worker_is_told_and_removed():
     def hang():
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
@@ -156,11 +161,23 @@ def test_a_hanging_worker_is_told_and_removed():
     assert all(gone(pid) for pid in pids)
 
 
+@pytest.mark.fault(17)
+def test_a_data_set_may_know_the_names():
+    class Named(Samples):
+        def names_of(self, keys):
+            return describe(keys)
+
+    loader = run.make_loader(Named({5: die}), Batches(), workers=2, timeout_s=20)
+    with pytest.raises(DataError, match=r"worker died.*image004\.jpg image005\.jpg"):
+        list(run.iterate(loader))
+
+
 def test_without_names_the_first_keys_are_shown():
     with pytest.raises(DataError, match=r"\(0, 4\), \(0, 5\), \(0, 6\), \(0, 7\)"):
         list(run.iterate(loader_of({5: die})))
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("early_thread", [False, True])
 def test_a_signal_to_the_whole_group_leaves_the_workers_to_finish(mark, capfd, number, early_thread):
@@ -205,6 +222,7 @@ def test_workers_end_with_a_parent_that_was_killed(mark):
         time.sleep(0.05)
 
 
+@pytest.mark.fault(5)
 def test_a_signal_that_ends_a_worker_at_its_start_is_no_fault_of_the_data(mark):
     """The group's signal may come between a worker's fork and the moment it learns to ignore it."""
 
@@ -220,6 +238,7 @@ def test_a_signal_that_ends_a_worker_at_its_start_is_no_fault_of_the_data(mark):
     assert exit_code(forked(body), 20) == 143
 
 
+@pytest.mark.fault(5)
 def test_a_signal_ends_a_hopeless_wait_for_data(mark, monkeypatch):
     monkeypatch.setattr("shared.loader.PATIENCE_S", 1.0)
 

@@ -136,6 +136,10 @@ class COCORegionTextDataset(Dataset):
     def __len__(self) -> int:
         return len(self.regions)
 
+    def names_of(self, keys: Sequence[int | Key]) -> str:
+        """The images of some keys, for messages (`shared.loader.iterate`)."""
+        return ", ".join(dict.fromkeys(str(self.regions[as_key(key)[1]].image_path) for key in keys))
+
     def __getitem__(self, key: int | Key) -> dict:
         """One region: see `__getitems__`."""
         return self.__getitems__([key])[0]

@@ -92,6 +92,10 @@ class Talk2CarDataset(Dataset):
     def __len__(self) -> int:
         return len(self.commands)
 
+    def names_of(self, keys: Sequence[int | Key]) -> str:
+        """The commands of some keys, for messages (`shared.loader.iterate`)."""
+        return ", ".join(self.commands[as_key(key)[1]].command_token for key in keys)
+
     def __getitem__(self, key: int | Key) -> dict:
         """One command: see `__getitems__`."""
         return self.__getitems__([key])[0]

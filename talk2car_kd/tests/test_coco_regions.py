@@ -87,6 +87,7 @@ def test_item_contract(regions):
     assert item["image"].dtype == torch.float32
     assert item["teacher_image"].shape == (3, 20, 20)
     assert (item["index"], item["view"], item["text"]) == (4, 0, "a large apple")
+    assert _dataset(regions).names_of([(1, 4), 4]) == str(regions[4].image_path)
     assert "teacher_image" not in _dataset(regions)[4]
 
 

@@ -219,6 +219,7 @@ def test_real_train_row(real_samples):
     (command,) = load_commands(layout, "train")
     assert command.text == "turn left to pick up the pedestrian at the corner"
     assert command.box_xywh_px == (529, 458, 24, 41)
+    assert Talk2CarDataset([command]).names_of([(3, 0)]) == command.command_token
     item = Talk2CarDataset([command])[0]
     assert item["image"].shape == (3, 448, 800)
     assert torch.allclose(item["box_cxcywh"], torch.tensor([541 / 1600, 478.5 / 900, 24 / 1600, 41 / 900]))

@@ -11,6 +11,7 @@ import torch
 from vox_samples import arguments, prepare_work, run_folder
 
 from shared import checkpoint
+from shared.errors import ConfigError
 from voxel_mae import commands
 from voxel_mae import flags as flags_module
 from voxel_mae.config import PACKAGE_ROOT
@@ -154,6 +155,7 @@ def _judging(work: Path, *more: str) -> list[str]:
             str(work / "site"), *more]  # fmt: skip
 
 
+@pytest.mark.fault(15)
 def test_a_root_that_is_set_and_missing_is_an_error_and_never_the_embedded_world(tmp_path, capsys):
     work = prepare_work(tmp_path / "work")
     argv = arguments(work, "finetune", "--set", "DATA_CONFIG.DATA_PATH", str(tmp_path / "nowhere"))
@@ -162,6 +164,7 @@ def test_a_root_that_is_set_and_missing_is_an_error_and_never_the_embedded_world
     assert "nowhere" in captured.err and "EMBEDDED" not in captured.out
 
 
+@pytest.mark.fault(15)
 def test_judged_frames_without_labels_are_told_before_anything_is_trained(tmp_path, capsys):
     """By train.py before its first step, and by test.py; pretraining judges without labels."""
     work = prepare_work(tmp_path / "work")
@@ -182,6 +185,7 @@ def test_judged_frames_without_labels_are_told_before_anything_is_trained(tmp_pa
     assert "training: 6 frames of train, straight from the folder, not prepared; judging: 3" in capsys.readouterr().out
 
 
+@pytest.mark.fault(15)
 def test_validate_lists_every_problem(tmp_path, capsys):
     work = prepare_work(tmp_path / "work")
     assert commands.main(commands.TRAIN, arguments(work, "finetune", "--validate")) == 0
@@ -208,6 +212,15 @@ def test_the_flags_are_openpcdets_and_the_few_of_our_own():
     defaults = train_parser("train.py").parse_args(["--cfg_file", "x"])
     assert (defaults.workers, defaults.extra_tag, defaults.max_ckpt_save_num) == (4, "default", 30)
     assert (defaults.logger_iter_interval, defaults.ckpt_save_time_interval) == (50, 300)
+
+
+@pytest.mark.fault(21)
+@pytest.mark.parametrize("flag", ["extra_tag", "eval_tag"])
+@pytest.mark.parametrize("name", ["../../x", "/x", "", ".hidden", "a/b"])
+def test_a_tag_cannot_lead_out_of_the_output_folder(flag, name):
+    words = ["--cfg_file", "cfgs/custom_models/rmae_cmae_isarc_4class_finetune_phase1.yaml", f"--{flag}", name]
+    with pytest.raises(ConfigError, match=f"--{flag} .* is not a usable name"):
+        flags_module.parse_config("test.py", words)
 
 
 def test_slurms_words_become_torchruns():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import ConfigError
+from shared.folder import SAFE_NAME
 
 from .config import PACKAGE_ROOT, Experiment
 from .pcdet_yaml import find_config, in_package, load_experiment, output_group
@@ -62,6 +63,8 @@ def parse_config(program: str, argv: Sequence[str] | None = None) -> Request:
     args = parser.parse_args(argv)
     if args.bf16:
         raise ConfigError(BF16)
+    for flag in ("extra_tag", "eval_tag"):
+        _refuse_paths(flag, getattr(args, flag, "default"))
     config_file = find_config(args.cfg_file)
     sets = [*args.set_cfgs]
     if getattr(args, "epochs", None) is not None:
@@ -69,6 +72,13 @@ def parse_config(program: str, argv: Sequence[str] | None = None) -> Request:
     if args.seed is not None:
         sets += ["SEED", str(args.seed)]
     return Request(args, config_file, load_experiment(config_file, sets))
+
+
+def _refuse_paths(flag: str, name: str) -> None:
+    if not SAFE_NAME.fullmatch(name):
+        raise ConfigError(
+            f"--{flag} {name!r} is not a usable name: letters, digits, '.', '_' and '-', one path component"
+        )
 
 
 def train_parser(program: str) -> argparse.ArgumentParser:

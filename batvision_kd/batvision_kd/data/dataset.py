@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from batvision_kd.audio import read_npy_pair, read_wav
 from batvision_kd.depth import load_depth_m, resize_masked
 from batvision_kd.spectrogram import SpectrogramSettings, echo_input
+from shared.batches import as_key
 from shared.errors import ConfigError, DataError
 from shared.run import sample_rng
 
@@ -87,9 +88,13 @@ class EchoDepthDataset(Dataset):
         """Only these samples, in this order."""
         return self.of_records([self.records[index] for index in indices])
 
+    def names_of(self, keys: Sequence[Key]) -> str:
+        """The samples of some keys, for messages (`shared.loader.iterate`)."""
+        return ", ".join(str(self.records[as_key(key)[1]].id) for key in keys)
+
     def __getitem__(self, key: Key) -> dict[str, Any]:
         """Raises DataError when a file of the sample is missing or broken. An all-invalid depth map is no error."""
-        epoch, index = (0, key) if isinstance(key, int | np.integer) else key
+        epoch, index = as_key(key)
         record = self.records[index]
         sample: dict[str, Any] = {"audio": torch.from_numpy(self._audio(record))}
         if self.rgb:

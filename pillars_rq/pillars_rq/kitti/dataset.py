@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
+from shared.batches import as_key
 from shared.errors import DataError
 from shared.run import sample_rng
 
@@ -89,9 +90,13 @@ class KittiDataset(Dataset):
         narrowed.infos = [self.infos[i] for i in indices]
         return narrowed
 
+    def names_of(self, keys: Sequence[Key]) -> str:
+        """The frames of some keys, for messages (`shared.loader.iterate`)."""
+        return ", ".join(self.infos[as_key(key)[1]].frame_id for key in keys)
+
     def __getitem__(self, key: Key) -> Frame:
         """Raises DataError when the frame's points are missing, broken, or not those that were prepared."""
-        epoch, index = (0, key) if isinstance(key, int | np.integer) else key
+        epoch, index = as_key(key)
         info = self.infos[index]
         points = read_points(self.root.path / info.points_path, info.num_points)
         sample = self._sample(info, points)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
+from shared.batches import as_key
 from shared.errors import ConfigError, DataError
 from shared.run import sample_rng
 from voxel_mae.boxes import limit_heading
@@ -106,7 +107,7 @@ class LidarDataset(Dataset):
 
     def names_of(self, keys: Sequence[Key]) -> str:
         """The frames of some keys, for messages (`shared.loader.iterate`)."""
-        return ", ".join(self.infos[_index(key)[1]].frame_id for key in keys)
+        return ", ".join(self.infos[as_key(key)[1]].frame_id for key in keys)
 
     def truth(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """A frame's boxes (G,7) float32 and labels (G,) as they are on disk, without its points (evaluation)."""
@@ -115,7 +116,7 @@ class LidarDataset(Dataset):
 
     def __getitem__(self, key: Key) -> Frame:
         """Raises DataError when the cloud is missing, broken, another than was prepared, or out of range."""
-        epoch, index = _index(key)
+        epoch, index = as_key(key)
         info = self.infos[index]
         sample = self._sample(info, self._points(info))
         rng = sample_rng(self.seed, epoch, index)
@@ -198,10 +199,6 @@ class LidarDataset(Dataset):
         boxes = sample.boxes[kept]
         boxes[:, 6] = limit_heading(boxes[:, 6])
         return boxes.astype(np.float32), sample.labels[kept]
-
-
-def _index(key: Key) -> tuple[int, int]:
-    return (0, int(key)) if isinstance(key, int | np.integer) else key
 
 
 def inside_range(points: np.ndarray, range_m: Sequence[float]) -> np.ndarray:

@@ -60,6 +60,9 @@ class KeyedFrames(Dataset):
     def __getitem__(self, key: Key) -> tuple[Key, Any]:
         return key, self.frames[key]
 
+    def names_of(self, keys: Sequence[Key]) -> str:
+        return self.frames.names_of(keys)
+
 
 @dataclass(frozen=True)
 class FrameBatch:

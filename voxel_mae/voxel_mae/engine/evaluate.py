@@ -49,7 +49,7 @@ def batches_of(data: LidarDataset, collate: Collate, judging: Judging, world: Wo
     order = in_order(len(data), judging.batch_size, world.rank, world.size)
     loader = run_module.make_loader(KeyedFrames(data), order, workers=judging.workers, collate=collate,
                                     timeout_s=judging.timeout_s)  # fmt: skip
-    return run_module.iterate(loader, data.names_of)
+    return run_module.iterate(loader)
 
 
 def in_frame_order(mine: Sequence[Any], world: World) -> list[Any]:
