@@ -120,6 +120,7 @@ BAD_CODE = {
 }
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize("rule", BAD_CODE)
 def test_the_code_gate_sees(rule):
     assert rule in {found for found, _ in code_faults(BAD_CODE[rule])}
@@ -130,6 +131,7 @@ def test_the_code_gate_lets_good_code_pass():
     assert code_faults(good + "try:\n    f()\nexcept Exception as e:\n    raise ValueError('x') from e") == []
 
 
+@pytest.mark.fault(20)
 def test_code_holds_nothing_unsafe():
     found = {
         (file, rule, f"line {line}")

@@ -111,6 +111,7 @@ def test_a_wrong_flag_ends_with_usage_and_2(words, capsys):
     assert "usage" in capsys.readouterr().err
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     ("words", "told"),
     [

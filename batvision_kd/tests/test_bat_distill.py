@@ -67,6 +67,7 @@ def test_only_the_region_counts(region):
     assert torch.equal(student.grad != 0, mask)
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("kind", RESPONSES)
 def test_an_empty_region_gives_zero_with_finite_gradients(kind):
     student, teacher, depth, valid = depths()
@@ -186,6 +187,7 @@ def test_cka_does_not_see_rotation_scale_or_shift():
     assert float(cka_loss(x, torch.randn(6, 4, generator=g))) > 0.1
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("rows", [torch.randn(1, 4), torch.ones(3, 4)])
 def test_cka_without_two_different_samples_is_zero_with_finite_gradients(rows):
     x = rows.clone().requires_grad_()
@@ -247,6 +249,7 @@ def test_terms_are_named_by_their_kind():
 # --- a distillation step, with the real networks ----------------------------------------------------------------------
 
 
+@pytest.mark.fault(14)
 def test_three_steps_leave_the_teacher_as_it_was_to_the_last_buffer():
     torch.manual_seed(0)
     teacher = create_rgb_depth_model(8, output_size=None).eval().requires_grad_(False)

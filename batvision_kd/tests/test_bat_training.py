@@ -115,6 +115,7 @@ def test_a_taught_student_differs_and_is_the_student_alone(work, audio):
     assert {"kd", "feat_cosine", "feat_stats"} <= rows(run.folder, "distillation/train")[0].keys()
 
 
+@pytest.mark.fault(14)
 def test_the_teacher_stays_bit_identical_and_gets_no_gradient(work):
     settings = parse("distillation", arguments(work), "x").settings()
     model, _ = load_model(work / "checkpoints" / TEACHER / "best_model.pth", kind="rgb")
@@ -172,6 +173,7 @@ def test_a_shuffled_teacher_gives_everyone_anothers_lesson(work):
     assert torch.equal(shuffled.features["d1"], straight.features["d1"][[2, 0, 1]])
 
 
+@pytest.mark.fault(10)
 def test_a_teacher_of_another_network_or_data_is_refused_with_both_values(work, capsys):
     for words, names in (
         (["--base_channels", "8"], "base_channels is 4 there and 8 here"),
@@ -182,6 +184,7 @@ def test_a_teacher_of_another_network_or_data_is_refused_with_both_values(work, 
         assert names in told(capsys)
 
 
+@pytest.mark.fault(10)
 def test_what_is_no_trained_teacher_is_refused(work, audio, capsys):
     assert command("distillation", work, "--experiment_name", "a", "--teacher", str(audio.best)) == 2
     assert "kind audio, not rgb" in told(capsys)
@@ -197,6 +200,7 @@ def test_what_is_no_trained_teacher_is_refused(work, audio, capsys):
         load_model(file)
 
 
+@pytest.mark.fault(10)
 def test_another_teacher_under_the_same_name_is_refused_on_resume(work, capsys):
     assert command("distillation", work, "--experiment_name", "kd", "--nb_epochs", "1") == 0
     run = work / "logs/kd/run.json"
@@ -304,6 +308,7 @@ def test_a_device_that_is_not_there_is_a_clear_error(work, capsys, device):
     assert device in told(capsys)
 
 
+@pytest.mark.fault(15)
 def test_a_root_that_is_named_and_missing_is_never_replaced(work, capsys):
     assert command("rgb", work, "--data_dir", str(work / "nowhere")) == 2
     assert "nowhere is not a folder" in told(capsys)
@@ -360,6 +365,7 @@ def test_wandb_gets_project_name_and_epochs(work, monkeypatch):
     assert {"rgb/train/loss", "rgb/epoch/loss"} <= {name for record in calls[1:] for name in record}
 
 
+@pytest.mark.fault(12)
 def test_an_epoch_without_any_valid_depth_never_makes_a_nan(work):
     settings = resolve("audio")
     task = Task(settings.loss, edges=False)

@@ -75,6 +75,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_wav_is_refused_with_its_path(tmp_path, name):
     make, message = BROKEN[name]
@@ -84,6 +85,7 @@ def test_broken_wav_is_refused_with_its_path(tmp_path, name):
     assert "a.wav" in str(caught.value)
 
 
+@pytest.mark.fault(15)
 def test_missing_wav_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_wav(tmp_path / "none.wav")

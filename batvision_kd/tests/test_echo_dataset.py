@@ -87,6 +87,7 @@ def test_records_are_sorted_by_location_and_keep_the_tables_order(v2):
         read_records(v2, "dev")
 
 
+@pytest.mark.fault(15)
 def test_stray_files_a_missing_table_and_missing_audio_do_not_stop_the_others(v2):
     (v2 / "notes.txt").write_text("x")
     (v2 / "Attic" / "thumbs.db").write_text("x")
@@ -105,6 +106,7 @@ def test_rooms_come_from_our_extra_table(v2):
     assert [r.room for r in read_records(v2, "train", locations=("Cave",))] == ["Cave/hall", "Cave"]
 
 
+@pytest.mark.fault(15)
 def test_a_root_that_is_none_and_missing_files_are_named(v2, tmp_path):
     with pytest.raises(DataError, match="is no folder"):
         find_version(tmp_path / "nowhere")
@@ -116,6 +118,7 @@ def test_a_root_that_is_none_and_missing_files_are_named(v2, tmp_path):
         dataset(v2)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(("text", "message"), [
     (b"index,audio path\n0,x\n", "no column"), (b"\xff\xfe\x00", "not UTF-8"), (b"", "no column"),
     (",".join(V2_COLUMNS).encode() + b"\n0,1,2\n", "line 2"),
@@ -126,6 +129,7 @@ def test_broken_tables_are_refused(v2, text, message):
         read_records(v2, "train")
 
 
+@pytest.mark.fault(15)
 def test_a_path_that_leaves_the_root_is_refused(v2):
     table = v2 / "Attic" / "train.csv"
     table.write_text(table.read_text().replace("Attic/audio/", "../secret/"))
@@ -162,6 +166,7 @@ def test_a_sample_has_the_promised_shapes_types_and_units(v2):
     assert sample["depth"].max() == 5.0  # clipped to the range, and still valid
 
 
+@pytest.mark.fault(15)
 def test_another_rate_is_refused_with_the_file(v2):
     write_wav(v2 / "Attic" / "audio" / "audio_0.wav", np.ones((2, 2000)) / 2, 16_000)
     with pytest.raises(DataError, match=r"audio_0\.wav has 16,000 Hz"):
@@ -174,6 +179,7 @@ def test_an_empty_depth_map_is_a_sample_without_valid_pixels(v2):
     assert not sample["valid"].any() and not sample["depth"].any()
 
 
+@pytest.mark.fault(15)
 def test_a_cut_picture_is_named(v2):
     path = v2 / "Attic" / "camera" / "camera_0.jpeg"
     path.write_bytes(path.read_bytes()[:200])

@@ -21,6 +21,7 @@ def test_only_finite_positive_values_are_measurements(tmp_path):
     assert depth.dtype == np.float32
 
 
+@pytest.mark.fault(15)
 def test_metres_and_micrometres_are_refused_by_value(tmp_path):
     with pytest.raises(DataError, match=r"largest value is 3\.5.*metres"):
         load_depth_m(saved(tmp_path, np.full((4, 4), 3.5, np.float32)))
@@ -29,6 +30,7 @@ def test_metres_and_micrometres_are_refused_by_value(tmp_path):
     assert not load_depth_m(saved(tmp_path, np.zeros((4, 4), np.uint16)))[1].any()  # nothing measured is no error
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x93NUMPY\x01\x00"])
 def test_broken_files_are_refused(tmp_path, content):
     (tmp_path / "d.npy").write_bytes(content)
@@ -36,6 +38,7 @@ def test_broken_files_are_refused(tmp_path, content):
         load_depth_m(tmp_path / "d.npy")
 
 
+@pytest.mark.fault(15)
 def test_pickles_and_other_shapes_are_refused(tmp_path):
     np.save(tmp_path / "o.npy", np.array([{}], dtype=object))
     with pytest.raises(DataError, match="cannot be read"):

@@ -76,6 +76,7 @@ def test_a_clean_world_has_no_finding(clean):
     assert sum(findings.counts.values()) == 12 and findings.counts[PLACE, "train"] == 1
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_found_with_its_path(root, name):
     place, damage, message = DAMAGE[name]
@@ -85,6 +86,7 @@ def test_damage_is_found_with_its_path(root, name):
     assert str(root) in problems[0] and ":" in problems[0]
 
 
+@pytest.mark.fault(15)
 def test_everything_is_found_at_once(root):
     names = ("audio missing", "picture cut", "depth in metres")
     for name in names:
@@ -95,6 +97,7 @@ def test_everything_is_found_at_once(root):
     assert all(any(DAMAGE[name][2] in line for line in problems) for name in (*names, "table not UTF-8"))
 
 
+@pytest.mark.fault(15)
 def test_what_the_loader_copes_with_is_a_warning(root):
     (root / PLACE / "val.csv").unlink()
     np.save(root / PLACE / "depth" / "depth_0.npy", np.zeros((18, 32), np.uint16))
@@ -108,6 +111,7 @@ def test_what_the_loader_copes_with_is_a_warning(root):
         assert expected in told
 
 
+@pytest.mark.fault(15)
 def test_the_command_ends_with_2_and_prints_every_line(root, capsys):
     assert main([str(root)]) == 0
     assert "12 records" in capsys.readouterr().out

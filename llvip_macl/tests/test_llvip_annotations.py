@@ -97,6 +97,7 @@ def test_paired_rows_belong_together_by_position(tmp_path):
         read_paired(visible, put(tmp_path / "other.txt", "cyclist 14 21 9 30\n"))
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -116,6 +117,7 @@ def test_a_broken_xml_is_named_with_place_and_remedy(tmp_path, text, said):
     assert "frame.xml" in str(error.value)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("text", "said"),
     [("person 1 2\n", "line 1 has 3 columns"), ("person a 2 3 4\n", "'a' is no number"), (b"\xff", "UTF-8")],
@@ -125,6 +127,7 @@ def test_a_broken_text_is_named_with_its_line(tmp_path, text, said):
         read_bbgt(put(tmp_path / "frame.txt", text))
 
 
+@pytest.mark.fault(15)
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.xml is missing"):
         read_xml(tmp_path / "none.xml")
@@ -132,6 +135,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         read_bbgt(tmp_path)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("box", "said"),
     [
@@ -171,6 +175,7 @@ def test_all_spellings_of_a_frame_are_one(text):
     assert frame_name(text) == "set06/V000/I00019"
 
 
+@pytest.mark.fault(15)
 def test_frame_lists_name_bad_and_doubled_lines(tmp_path):
     path = put(tmp_path / "list.txt", "set06/V000/I00019\n\nset06_V000_I00039\n")
     assert read_frame_list(path) == ["set06/V000/I00019", "set06/V000/I00039"]

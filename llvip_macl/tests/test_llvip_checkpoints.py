@@ -74,6 +74,7 @@ class Evil:
         return self.call, self.arguments
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize(
     ("call", "name"), [(os.system, "system"), (eval, "eval"), (exec, "exec"), (subprocess.Popen, "Popen")]
 )
@@ -88,6 +89,7 @@ def test_a_hostile_pickle_is_refused_and_its_global_named(tmp_path, call, name):
     assert not canary.exists()
 
 
+@pytest.mark.fault(9)
 def test_getattr_of_a_stock_log_does_nothing(tmp_path):
     """MMEngine allows builtins.getattr, by which a pickle reaches os.system; here the name is bound to a stand-in."""
     canary = tmp_path / "canary"
@@ -104,6 +106,7 @@ def test_getattr_of_a_stock_log_does_nothing(tmp_path):
     assert not canary.exists()
 
 
+@pytest.mark.fault(9)
 def test_mmengine_reads_files_through_us(tmp_path):
     from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -121,6 +124,7 @@ def test_mmengine_reads_files_through_us(tmp_path):
         CheckpointLoader._schemes = schemes
 
 
+@pytest.mark.fault(8)
 def test_the_alias_is_followed_and_verified(tmp_path):
     save(tmp_path / "best_epoch1_loss0.5000.pth", 1)
     checkpoints.point_best(tmp_path / "best_epoch1_loss0.5000.pth")
@@ -131,6 +135,7 @@ def test_the_alias_is_followed_and_verified(tmp_path):
         checkpoints.read_weights(tmp_path / "best.pth")
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("content", [b"", b"<html>", b"version https://git-lfs.github.com/spec/v1\n", b"\x1f\x8b..."])
 def test_what_is_no_checkpoint_is_named(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
@@ -138,6 +143,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path, content):
         checkpoints.read_weights(tmp_path / "x.pth")
 
 
+@pytest.mark.fault(8)
 def test_the_newest_good_state_is_found(tmp_path, caplog):
     assert checkpoints.newest_state(tmp_path) is None
     save(tmp_path / "epoch_1.pth", 3)

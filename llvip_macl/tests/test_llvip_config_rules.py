@@ -89,6 +89,7 @@ def test_momentum_is_dropped_for_adamw_and_told():
     assert "momentum=0.9 dropped" in messages[0]
 
 
+@pytest.mark.fault(19)
 def test_a_misspelt_optimizer_key_is_an_error():
     cfg = {"optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.1, "weight_deacy": 0.1}}}
     with pytest.raises(ConfigError, match="weight_decay"):
@@ -134,6 +135,7 @@ def test_amp_with_cuda():
 # --- the other rules ---
 
 
+@pytest.mark.fault(19)
 def test_a_config_of_mmdet_2_is_refused():
     with pytest.raises(ConfigError, match="train_dataloader"):
         refuse_mmdet2({"data": {"samples_per_gpu": 2}}, context())

@@ -47,6 +47,7 @@ def test_images_without_persons_stay_unless_training_filters_them(kinds, llvip):
     assert len(cls(data_root=str(llvip), pipeline=PIPELINE)[1]["data_samples"].gt_instances) == 0
 
 
+@pytest.mark.fault(15)
 def test_a_missing_half_is_an_error_naming_both_paths(kinds, llvip, monkeypatch):
     (llvip / "infrared/train/000003.png").unlink()
     (llvip / "visible/train/000001.png").unlink()
@@ -60,6 +61,7 @@ def test_a_missing_half_is_an_error_naming_both_paths(kinds, llvip, monkeypatch)
     assert len(told) == 2 and "infrared/train/000003.png is missing" in told[1]  # the drops are printed
 
 
+@pytest.mark.fault(15)
 def test_unequal_halves_and_labels_for_another_size_fail_by_name(kinds, llvip):
     write_image(llvip / "infrared/train/000002.png", hw=(32, 40))
     (llvip / "Annotations" / "000003.xml").write_text(voc([(1, 1, 9, 9)], hw=(640, 800)))
@@ -70,6 +72,7 @@ def test_unequal_halves_and_labels_for_another_size_fail_by_name(kinds, llvip):
         data[2]
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("text", "said"), [("<annotation><obj", "no valid XML"), (voc([(1, 1, 9, 9)], name="dog"), "unknown label 'dog'"),
                        (voc([(9, 9, 1, 1)]), "ends before"), (voc([(99, 9, 120, 20)]), "outside")]
@@ -87,6 +90,7 @@ def test_boxes_over_the_border_are_clipped_and_kept_as_annotated_for_evaluation(
     assert sample.metainfo["instances"][0]["bbox"] == [-4, 5, 90, 30]
 
 
+@pytest.mark.fault(15)
 def test_pairs_without_labels_are_an_error_or_left_out_aloud(kinds, llvip):
     (llvip / "Annotations" / "000902.xml").unlink()
     with pytest.raises(DataError, match=r"000902\.xml is missing"):
@@ -172,6 +176,7 @@ def test_wrapped_data_sets_keep_the_samplers_draws(kinds, llvip):
         assert any(not torch.equal(item["inputs"], other) for other in others)
 
 
+@pytest.mark.fault(15)
 def test_a_sample_that_fails_is_named_and_not_replaced(kinds, llvip):
     (llvip / "visible/train/000002.png").write_bytes(b"no image")
     data = kinds["llvip"](data_root=str(llvip), pipeline=PLAIN)
@@ -284,6 +289,7 @@ def test_the_benchmarks_json_gives_ids_order_and_flags(kinds, kaist):
     assert [data.get_data_info(i)["img_id"] for i in range(2)] == [7, 6]
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
@@ -299,6 +305,7 @@ def test_kaist_says_what_is_missing(kinds, kaist, settings, error, said):
         kinds["kaist"](**{"data_root": str(kaist), "ann_file": "imageSets/test-all-20.txt", **settings})
 
 
+@pytest.mark.fault(15)
 def test_a_kaist_frame_without_its_infrared_half_is_an_error(kinds, kaist):
     (kaist / "images/set06/V000/lwir/I00019.png").unlink()
     with pytest.raises(DataError, match=r"visible/I00019\.png has no partner: .*lwir/I00019\.png is missing"):
@@ -334,6 +341,7 @@ def test_any_pairs_from_a_list_with_several_classes_and_grey_infrared(kinds, tmp
     assert data[0]["data_samples"].gt_instances.bboxes_ir.shape == (0, 4)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -88,6 +88,7 @@ def test_predictions_are_boxes_in_the_original_image(full):
         assert (boxes >= 0).all() and (boxes[:, ::2] <= 48).all() and (boxes[:, 1::2] <= 32).all()
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("persons", [0, 1])
 def test_a_batch_of_one_trains_with_and_without_a_person(persons):
     model = small_model()
@@ -257,6 +258,7 @@ def test_an_exception_inside_a_part_is_not_swallowed(full, monkeypatch):
 # --- weights
 
 
+@pytest.mark.fault(10)
 def test_paired_weights_pass_and_foreign_ones_are_refused(full):
     mapped = single_stream_to_pair(full.state_dict())
     assert "already" in mapped.report and set(mapped.state_dict) == set(full.state_dict())

@@ -271,6 +271,7 @@ def _rank(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.fault(22)
 def test_ranks_with_different_numbers_of_rows_keep_equal_queues(tmp_path):
     ranks = [multiprocessing.get_context("fork").Process(target=_rank, args=(rank, tmp_path)) for rank in range(2)]
     for process in ranks:

@@ -160,6 +160,7 @@ def test_without_supervision_losses_and_gradients_are_finite_and_complete(case, 
     assert float(trained["rpn_head.rpn_cls.weight"].abs().sum()) > 0  # background is learnt all the same
 
 
+@pytest.mark.fault(12)
 def test_frames_without_persons_train_one_by_one(data, tmp_path):
     """LLVIP frames without any box, in batches of one pair, learn the background; MACL's loss is 0, and finite."""
     from llvip_pair_samples import llvip_tree, voc

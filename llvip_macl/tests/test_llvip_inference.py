@@ -144,6 +144,7 @@ def test_a_missing_or_other_half_is_an_error_and_never_one_modality(world, detec
         detector(info["img_path"], tmp_path / "broken.jpg")
 
 
+@pytest.mark.fault(10)
 def test_weights_that_do_not_fit_are_refused_and_good_ones_are_loaded(detector, tmp_path):
     from llvip_macl.inference import PairInferencer
 

@@ -224,6 +224,7 @@ def test_a_bad_record_is_named(truth_path, tmp_path, record, message):
     assert message in str(raised.value)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -242,6 +243,7 @@ def test_bad_ground_truth_is_named(tmp_path, change, message):
     assert message in str(raised.value)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("content", "message"), [(b"{", "is not JSON"), (b"[]", "is no ground truth"), (None, "cannot read")]
 )

@@ -104,6 +104,7 @@ def test_the_zip_holds_scalars_alignment_config_and_page(hook_class, tmp_path):
     assert (tmp_path / "work_dirs" / "metrics_logs" / "run_20260101_000000.zip").exists()
 
 
+@pytest.mark.fault(21)
 def test_the_page_is_one_file_marked_and_escaped(hook_class, tmp_path):
     runner = Runner(tmp_path / "run", embedded_world=True)
     write_metrics(Path(runner.work_dir), extra={HOSTILE: 1.0})
@@ -229,6 +230,7 @@ def test_a_file_of_unknown_origin_is_not_replaced(tmp_path):
     assert path.name == "run_t_stage1-12345678.zip" and (tmp_path / "run_t.zip").read_text() == "something of somebody"
 
 
+@pytest.mark.fault(7)
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):

@@ -57,6 +57,7 @@ def test_reduction_narrows_the_attention():
     assert MSPReweight(in_channels=16, channels=8).attend.conv_b[0].weight.shape == (8, 16, 1, 1)
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -235,6 +235,7 @@ def test_bad_settings_and_bad_predictions_are_errors(metrics):
         score(metrics.PairCocoMetric(), [], size=1)
 
 
+@pytest.mark.fault(22)
 def test_two_processes_that_do_not_divide_evenly_give_the_single_ones_numbers(metrics, tmp_path):
     samples = [sample(i, extra=3) for i in range(IMAGES - 1)]
     alone = {**score(metrics.KaistMissRate(), samples), **score(metrics.PairCocoMetric(), samples)}

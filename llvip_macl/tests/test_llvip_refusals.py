@@ -51,6 +51,7 @@ OPTIONS = {
 FAST_FILES = ("mmdet 2.x", "a name that is nothing")
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("case", [*FAST_FILES, *[pytest.param(n, marks=slow) for n in FILES if n not in FAST_FILES]])
 def test_a_wrong_config_file_is_told_without_a_traceback(work, case):
     line, told = FILES[case]
@@ -60,12 +61,14 @@ def test_a_wrong_config_file_is_told_without_a_traceback(work, case):
     work.refused(told)
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("case", [*list(OPTIONS)[:1], *[pytest.param(n, marks=slow) for n in list(OPTIONS)[1:]]])
 def test_a_wrong_option_is_told_without_a_traceback(work, case):
     option, told = OPTIONS[case]
     work.refused(told, options=[option])
 
 
+@pytest.mark.fault(19)
 @slow
 def test_two_bases_that_set_the_same_key_are_refused(work, tmp_path):
     for name in ("a", "b"):
@@ -74,6 +77,7 @@ def test_two_bases_that_set_the_same_key_are_refused(work, tmp_path):
     work.refused("cannot be read", "uplicate key")
 
 
+@pytest.mark.fault(19)
 @slow
 def test_numbers_are_read_as_numbers(work):
     """`1e-4` is a rate, not a string, and `no` stays the word it is."""
@@ -82,6 +86,7 @@ def test_numbers_are_read_as_numbers(work):
     assert parse_options(["a.b=1e-4", "c=no"]) == {"a.b": 1e-4, "c": "no"}
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     ("table", "key", "value"),
     [
@@ -135,6 +140,7 @@ def test_a_table_may_stand_where_the_config_has_none():
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("layout", ["kaist", pytest.param("llvip", marks=slow)])
 @pytest.mark.parametrize(
     "fault",

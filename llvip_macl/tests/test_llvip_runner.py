@@ -134,6 +134,7 @@ def test_the_schedule_is_the_configs(reference):
     assert rates == pytest.approx([0.001, 0.01, 0.01, 0.001, 0.001, 0.001])
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize(
     ("name", "number", "after"),
     [
@@ -151,6 +152,7 @@ def test_a_killed_run_ends_as_if_uncut(loop, work, reference, name, number, afte
     assert differences(reference[0].end(), work.end()) == []
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_newest_step_and_the_run_goes_on(loop, work, reference, number, code):
     ended = cut(loop, work, "_optimize", 2, send(number))
@@ -162,6 +164,7 @@ def test_a_signal_saves_the_newest_step_and_the_run_goes_on(loop, work, referenc
     assert not list(work.run.glob("iter_*.pth"))  # the epoch's end holds more
 
 
+@pytest.mark.fault(6)
 def test_a_full_disk_is_told_and_the_earlier_checkpoint_stays(loop, work, reference):
     def fill():
         limit_file_size((work.run / "epoch_1.pth").stat().st_size - 1_000)
@@ -197,6 +200,7 @@ def poison(loop, number, *, gradient):
         torch.nn.functional.linear = linear
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("gradient", [False, True])
 def test_what_is_not_finite_stops_before_the_step(loop, work, reference, gradient):
     steps = "train_cfg.checkpoint_interval_iters=1"
@@ -210,6 +214,7 @@ def test_what_is_not_finite_stops_before_the_step(loop, work, reference, gradien
     assert differences(reference[0].end(), work.end()) == []
 
 
+@pytest.mark.fault(8)
 def test_a_damaged_checkpoint_is_passed_over(loop, work, reference):
     cut(loop, work, "_optimize", 5, kill, True, "train_cfg.checkpoint_interval_iters=1")
     newest = work.run / (work.run / "last_checkpoint").read_text().strip()
@@ -251,6 +256,7 @@ def test_another_seed_cannot_be_resumed(loop, work):
     assert "randomness.seed=3" in work.train("randomness.seed=4", code=2)
 
 
+@pytest.mark.fault(7)
 def test_a_second_run_in_the_folder_is_refused(loop, work):
     import time
 
@@ -264,6 +270,7 @@ def test_a_second_run_in_the_folder_is_refused(loop, work):
     assert f"process {first.pid}" in output
 
 
+@pytest.mark.fault(10)
 def test_weights_of_another_run_start_a_new_one(reference, work):
     best = reference[0].run / "best.pth"
     output = work.train(f"load_from={best}", resume=False)
@@ -297,6 +304,7 @@ def test_two_processes_end_with_equal_weights_and_one_record(loop, work):
     assert "was written by 2 processes and this run has 1" in work.train("train_cfg.max_epochs=3", code=2)
 
 
+@pytest.mark.fault(11)
 def test_a_nan_on_one_rank_stops_both(loop, work):
     ended = work.processes(inject={1: lambda: poison(loop, 2, gradient=False)})
     assert [one.code for one in ended] == [1, 1], ended[0].output[-2000:]

@@ -88,6 +88,7 @@ def test_a_sound_root_has_no_problem(sound, tmp_path):
     assert validate(kaist_tree(tmp_path / "flat", flat=True), "kaist") == []
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("case", LLVIP)
 def test_each_damage_is_among_the_problems_of_one_run(damaged, case):
     said = LLVIP[case][1]
@@ -134,17 +135,20 @@ def damaged_kaist(tmp_path_factory):
     return validate(root, "kaist")
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("case", KAIST)
 def test_each_damage_of_a_kaist_root_is_told(damaged_kaist, case):
     assert [line for line in damaged_kaist if KAIST[case][1] in line], "\n".join(damaged_kaist)
 
 
+@pytest.mark.fault(15)
 def test_roots_that_are_none_are_told(tmp_path):
     assert "is missing or no folder" in validate(tmp_path / "nowhere", "llvip")[0]
     assert len(validate(tmp_path, "llvip")) == 2  # a line a split
     assert len(validate(tmp_path, "kaist")) == 2  # no lists, no labels
 
 
+@pytest.mark.fault(15)
 def test_the_command_lists_problems_and_ends_with_2(sound, tmp_path, capsys):
     assert main([str(sound), "--layout", "llvip"]) == 0
     assert "sound" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from shared.errors import ConfigError
 EMBEDDED = PACKAGE_ROOT / "exp/base_embedded.yaml"
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -49,6 +50,7 @@ def test_a_wrong_setting_is_refused_by_name(setting, message):
         load_config(BaseConfig, [], [setting])
 
 
+@pytest.mark.fault(19)
 def test_every_wrong_setting_is_told_at_once(tmp_path):
     (tmp_path / "mine.yaml").write_text("training:\n  epochs: many\ndata:\n  worlds: {}\n")
     with pytest.raises(ConfigError) as refusal:

@@ -75,6 +75,7 @@ def test_other_classes_bring_their_anchors():
     assert [one.size_wlh_m for one in config.model.build_classes()] == [(0.4, 1.0, 0.7), (1.6, 3.9, 1.56)]
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -94,6 +95,7 @@ def test_wrong_settings_are_refused(setting, message):
 # --- batches ---
 
 
+@pytest.mark.fault(15)
 def test_collate_names_the_frame_of_bad_points_and_keeps_unlabelled_frames(root):
     config = load_config(BaseConfig, [], [f"data.dir={root}", "data.augment=null"])
     _, val = base_training.datasets(config, find_kitti(root))
@@ -174,6 +176,7 @@ def test_another_seed_trains_otherwise(command):
     assert losses(command("a")[1]) != losses(command("b", "training.seed=1")[1])
 
 
+@pytest.mark.fault(15)
 def test_frames_in_both_splits_are_refused(root, tmp_path, command, capsys):
     copy = write_root(tmp_path / "overlap", train=2, val=1)
     (copy / "ImageSets/val.txt").write_text("000001\n")
@@ -182,6 +185,7 @@ def test_frames_in_both_splits_are_refused(root, tmp_path, command, capsys):
     assert code == 2 and "in both train and val" in capsys.readouterr().err
 
 
+@pytest.mark.fault(15)
 def test_a_root_that_is_not_there_is_an_error(command, capsys):
     code, _ = command("d", "data.dir=/nonexistent")
     assert code == 2 and "/nonexistent" in capsys.readouterr().err

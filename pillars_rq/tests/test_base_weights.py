@@ -54,6 +54,7 @@ def test_a_missing_file_names_both_remedies(tmp_path):
         assert part in str(error.value)
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -70,11 +71,13 @@ def test_a_foreign_file_is_refused_with_what_differs(published, tmp_path, change
     assert "foreign.pth" in str(error.value) and "126 entries" in str(error.value)
 
 
+@pytest.mark.fault(10)
 def test_wrapper_prefixes_are_taken_off(published, tmp_path):
     path = damaged(published, tmp_path, lambda s: {f"module.{name}": value for name, value in s.items()})
     assert load_base(path).model.grid == Grid.kitti()
 
 
+@pytest.mark.fault(8)
 def test_what_is_no_checkpoint_is_named(tmp_path):
     for content, kind in (
         (b"<!DOCTYPE html><html>", "HTML page"),
@@ -94,6 +97,7 @@ def test_our_own_file_rebuilds_its_network(ours):
     assert base.record["note"] == "x" and len(base.sha256) == 64
 
 
+@pytest.mark.fault(10)
 def test_our_own_file_of_another_grid_or_other_classes_is_refused(ours):
     path, _ = ours
     assert load_base(path, GRID, KITTI_CLASSES[1:]).model.grid == GRID
@@ -103,6 +107,7 @@ def test_our_own_file_of_another_grid_or_other_classes_is_refused(ours):
         load_base(path, classes=KITTI_CLASSES)
 
 
+@pytest.mark.fault(8)
 def test_a_flipped_bit_is_noticed(ours):
     path, _ = ours
     data = bytearray(path.read_bytes())
@@ -119,6 +124,7 @@ def test_git_names_a_files_bytes(tmp_path):
     )  # printf 'hello\n' | git hash-object
 
 
+@pytest.mark.fault(10)
 def test_a_folded_encoder_of_another_width_is_refused(tmp_path):
     import numpy as np
 

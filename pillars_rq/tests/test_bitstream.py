@@ -167,6 +167,7 @@ def with_header(stream, **fields):
     return head + struct.pack("<I", zlib.crc32(head)) + stream[size + 4 :]
 
 
+@pytest.mark.fault(18)
 def test_every_flipped_byte_is_refused(codec, stream):
     for position in range(len(stream)):
         damaged = bytearray(stream)
@@ -175,12 +176,14 @@ def test_every_flipped_byte_is_refused(codec, stream):
             decompress(bytes(damaged), codec)
 
 
+@pytest.mark.fault(18)
 def test_every_prefix_is_refused(codec, stream):
     for end in range(len(stream)):
         with pytest.raises(TruncatedStreamError if end else NotAStreamError):
             decompress(stream[:end], codec)
 
 
+@pytest.mark.fault(18)
 def test_a_cut_inside_a_segment_is_refused_even_when_fewer_books_are_asked_for(codec, stream):
     ends = [len(truncate(stream, n)) for n in (0, 1, 2, 3)]
     for end in range(ends[1] + 1, ends[3]):
@@ -190,6 +193,7 @@ def test_a_cut_inside_a_segment_is_refused_even_when_fewer_books_are_asked_for(c
             decompress(stream[:end], codec, 1)
 
 
+@pytest.mark.fault(18)
 def test_a_damaged_later_book_is_refused_even_when_not_asked_for(codec, stream):
     damaged = bytearray(stream)
     damaged[-6] ^= 1
@@ -197,6 +201,7 @@ def test_a_damaged_later_book_is_refused_even_when_not_asked_for(codec, stream):
         decompress(bytes(damaged), codec, 1)
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize(
     ("fields", "error", "words"),
     [
@@ -218,11 +223,13 @@ def test_headers_that_lie(codec, stream, fields, error, words):
         decompress(with_header(stream, **fields), codec)
 
 
+@pytest.mark.fault(18)
 def test_bytes_behind_the_end_are_refused(codec, stream):
     with pytest.raises(CorruptStreamError, match="the stream ends after"):
         decompress(stream + b"\0", codec)
 
 
+@pytest.mark.fault(18)
 def test_another_codec_is_refused(codec, stream):
     with pytest.raises(WrongCodebookError):
         decompress(stream, codec_of(trained(seed=1)))
@@ -282,6 +289,7 @@ def test_a_codec_survives_a_checkpoint(codec, stream, tmp_path):
     assert again.grid == codec.grid
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("key", ["format", "quantizer", "tables", "grid"])
 def test_a_codec_state_with_something_missing_is_refused(codec, key):
     state = codec_state(codec)
@@ -290,6 +298,7 @@ def test_a_codec_state_with_something_missing_is_refused(codec, key):
         codec_from(state, "f.pth")
 
 
+@pytest.mark.fault(8)
 def test_codec_states_that_contradict_themselves(codec):
     state = codec_state(codec)
     for change, words in (

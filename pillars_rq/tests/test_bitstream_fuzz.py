@@ -81,11 +81,13 @@ def outcome(data: bytes, codec) -> str:
     return "valid"
 
 
+@pytest.mark.fault(18)
 def test_every_prefix(codec, streams):
     for stream in streams:
         assert all(outcome(stream[:end], codec) != "valid" for end in range(len(stream)))
 
 
+@pytest.mark.fault(18)
 def test_mutations(codec, streams):
     """Bounded memory: whatever a header claims, a decode stays below a small multiple of the grid's own size."""
     rng, outcomes = np.random.default_rng(0), {}
@@ -102,6 +104,7 @@ def test_mutations(codec, streams):
     assert peak < 100 * SMALL_GRID.cells * 8
 
 
+@pytest.mark.fault(18)
 def test_unsigned_mutations_are_never_valid(codec, streams):
     rng = np.random.default_rng(1)
     for number in range(1000):
@@ -109,6 +112,7 @@ def test_unsigned_mutations_are_never_valid(codec, streams):
         assert data == stream or outcome(data, codec) != "valid"
 
 
+@pytest.mark.fault(18)
 def test_headers_that_claim_gigabytes_allocate_nothing(codec, streams):
     header = read_header(streams[0])
     claims = bytearray(streams[0])
@@ -121,6 +125,7 @@ def test_headers_that_claim_gigabytes_allocate_nothing(codec, streams):
     tracemalloc.stop()
 
 
+@pytest.mark.fault(18)
 def test_random_bytes(codec):
     rng = np.random.default_rng(2)
     for _ in range(500):

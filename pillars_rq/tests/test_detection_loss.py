@@ -116,6 +116,7 @@ def test_the_published_angle_term_is_another_one():
     assert detection_losses(prediction, wanted)["reg"].item() == pytest.approx(math.sin(0.3) - 0.5 / 9, rel=1e-4)
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("classes", [{}, {3: IGNORED}, dict.fromkeys(range(NUMBER), IGNORED)])
 def test_without_positives_everything_stays_finite(classes):
     logits, deltas, directions = (torch.randn(1, NUMBER, size, requires_grad=True) for size in (3, 7, 2))

@@ -72,6 +72,7 @@ def test_a_world_that_is_named_is_marked_too(trained):
     assert json.loads((folder / "runs/named/scores.json").read_text())["mark"] == MARK
 
 
+@pytest.mark.fault(15)
 def test_a_named_root_that_is_missing_is_never_replaced(tmp_path, capsys):
     code, said = train(tmp_path, "missing", f"data.dir={tmp_path / 'kitti'}")
     error = capsys.readouterr().err

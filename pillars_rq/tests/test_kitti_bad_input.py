@@ -89,6 +89,7 @@ def test_a_good_root_has_no_problems(root, capsys):
     assert "no problems" in capsys.readouterr().out
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("name", CORPUS)
 def test_the_validator_finds_it_and_names_the_file(root, name, capsys):
     path, spoil, said = CORPUS[name]
@@ -99,6 +100,7 @@ def test_the_validator_finds_it_and_names_the_file(root, name, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.fault(15)
 def test_all_are_reported_at_once(root):
     chosen = ("cut scan", "calib without P2", "broken image", "label class", "splits overlap")
     for name in chosen:
@@ -109,6 +111,7 @@ def test_all_are_reported_at_once(root):
         assert any(CORPUS[name][2] in problem for problem in problems), name
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     "name", ["cut scan", "NaN", "no calib", "no image", "label class", "label without box", "id twice"]
 )
@@ -122,6 +125,7 @@ def test_preparation_stops_with_the_same_words(root, name, capsys):
 # --- prepared files ---
 
 
+@pytest.mark.fault(15)
 def test_an_unprepared_root_says_what_to_run(root):
     (root / "kitti_infos_train.json").rename(root / "kitti_infos_train.pkl")
     with pytest.raises(
@@ -130,6 +134,7 @@ def test_an_unprepared_root_says_what_to_run(root):
         KittiDataset(root, "train", train=True)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 99, "frames": {}}', '{"schema": 1, "frames": {"000000": {}}}'])
 def test_a_damaged_index_is_named(root, text):
     (root / "kitti_infos_train.json").write_text(text)
@@ -137,6 +142,7 @@ def test_a_damaged_index_is_named(root, text):
         KittiDataset(root, "train", train=True)
 
 
+@pytest.mark.fault(15)
 def test_a_cloud_that_changed_since_preparation_is_refused(root):
     path = root / "training/velodyne_reduced/000000.bin"
     path.write_bytes(path.read_bytes()[:-16])
@@ -144,6 +150,7 @@ def test_a_cloud_that_changed_since_preparation_is_refused(root):
         KittiDataset(root, "train", train=True)[0]
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: (p / "a").mkdir(parents=True)])
 def test_a_folder_that_is_no_kitti(tmp_path, make):
     make(tmp_path / "x")
@@ -151,6 +158,7 @@ def test_a_folder_that_is_no_kitti(tmp_path, make):
         find_kitti(tmp_path / "x")
 
 
+@pytest.mark.fault(15)
 def test_two_roots_are_ambiguous(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "training" / "velodyne").mkdir(parents=True)
@@ -158,6 +166,7 @@ def test_two_roots_are_ambiguous(tmp_path):
         find_kitti(tmp_path)
 
 
+@pytest.mark.fault(15)
 def test_a_part_of_kitti_must_be_asked_for(root, capsys):
     shutil.rmtree(root / "ImageSets")
     assert main(["--data_root", str(root)]) == 2

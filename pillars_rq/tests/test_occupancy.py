@@ -68,6 +68,7 @@ def test_neighbours_are_worth_something():
     assert len(encode_occupancy(clustered)) < 0.8 * len(encode_occupancy(scattered))
 
 
+@pytest.mark.fault(18)
 def test_any_bytes_are_a_map_or_refused():
     outcomes = set()
     for seed in range(200):

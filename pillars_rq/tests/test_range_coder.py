@@ -61,6 +61,7 @@ def test_the_length_is_close_to_the_ideal():
     assert ideal <= len(encode_symbols(symbols, cdf_of(frequencies))) <= 1.002 * ideal + 4
 
 
+@pytest.mark.fault(18)
 def test_any_bytes_decode_to_symbols_of_the_table():
     for seed in range(300):
         data = rng(seed).bytes(int(rng(seed).integers(0, 40)))
@@ -73,6 +74,7 @@ def test_any_bytes_decode_to_symbols_of_the_table():
         assert symbols.min() >= 0 and symbols.max() < len(cdf) - 1
 
 
+@pytest.mark.fault(18)
 def test_a_segment_that_is_too_long_is_refused():
     data = encode_symbols(np.arange(3), SKEWED)
     for wrong in (data + b"\0", data + b"\1" * 20):
@@ -105,6 +107,7 @@ def test_fixed_length_codes_come_back(k):
     assert pack_symbols(symbols[:0], k) == b"" and len(unpack_symbols(b"", 0, k)) == 0
 
 
+@pytest.mark.fault(18)
 def test_fixed_length_refusals():
     with pytest.raises(CorruptStreamError, match="take 2 bytes, not 3"):
         unpack_symbols(b"\0\0\0", 3, 16)
@@ -132,6 +135,7 @@ def test_depths_that_follow_each_other_cost_little():
     assert len(encode_depths(runs, 5)) < 0.2 * len(encode_depths(rng().permutation(runs), 5))
 
 
+@pytest.mark.fault(18)
 def test_depth_refusals():
     with pytest.raises(ValueError, match="has 3 books"):
         encode_depths(np.array([4]), 3)
@@ -171,6 +175,7 @@ def test_counted_tables_survive_a_checkpoint(tmp_path):
     assert tables.frequencies(1, 2).tolist() == table_of(np.array([1, 2])).tolist()
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("bad", [[[0, 2, torch.tensor([1, 1])]], [[0, 2, [1, 2]]], [3], [[0, 1, torch.tensor([0])]]])
 def test_tables_that_are_none_are_refused(bad):
     with pytest.raises(CheckpointError, match=r"x\.pth holds no usable code tables"):

@@ -79,6 +79,7 @@ def test_points_come_back_in_order_within_half_a_step(count):
     assert np.abs(sent.points[:, 3] - frame.points[:, 3]).max(initial=0) <= 0.5 / 255 + 1e-6
 
 
+@pytest.mark.fault(18)
 def test_damaged_bytes_are_refused():
     frame = frame_of(40)
     for baseline in (*every_feature_baseline(), QuantizedCloud(SMALL_GRID)):
@@ -100,6 +101,7 @@ def test_the_four_ratios_by_hand():
     assert ratios["cloud_6bit_cited"] == pytest.approx(15_000 / 26_700)
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("baseline", [*every_feature_baseline(), QuantizedCloud(SMALL_GRID)], ids=lambda one: one.name)
 def test_every_cut_and_every_surplus_is_refused(baseline):
     """No frame comes out with fewer features than cells. (A range coder reads zeros past its end: of PCA's last column

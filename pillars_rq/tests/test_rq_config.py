@@ -57,6 +57,7 @@ def test_the_defaults_are_the_contract_s_values():
     assert differing == NOT_DEFAULTS
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     ("setting", "says"),
     [

@@ -136,6 +136,7 @@ def test_metrics_hold_what_weights_and_biases_is_promised(finished):
         (0, 0, 2), (0, 1, 4), (1, 0, 2), (1, 1, 4)]  # fmt: skip
 
 
+@pytest.mark.fault(14)
 def test_the_base_is_recorded_and_untouched(finished):
     record = json.loads((finished / "progressive_rq_logs/run.json").read_text())
     base = load_base(finished / "pretrained/epoch_160.pth")
@@ -228,6 +229,7 @@ def test_a_point_the_checkpoint_does_not_hold_names_the_newest_that_does(work, c
     assert f"No checkpoint in {folder} does" in told
 
 
+@pytest.mark.fault(8, 10)
 def test_foreign_and_misplaced_checkpoints_are_refused(work, capsys):
     point = "--mode eval --eval_num_codebooks 1 --eval_num_embeddings 2"
     told = failed(f"{TRAIN} {point} --rq_ckpt pretrained/epoch_160.pth", capsys)
@@ -242,6 +244,7 @@ def test_foreign_and_misplaced_checkpoints_are_refused(work, capsys):
     assert "32 x 32 cells" in told and "32 x 16" in told
 
 
+@pytest.mark.fault(10)
 def test_another_base_is_warned_of(work, capsys):
     torch.manual_seed(9)
     save_base(work / "again.pth", PointPillars(GRID, widths=Widths(8, (8, 8, 8), (1, 0, 0), 8)), step=0)
@@ -267,6 +270,7 @@ def test_bad_flags_exit_with_2(argv, capsys):
     assert "usage: train_eval_rq.py" in capsys.readouterr().err
 
 
+@pytest.mark.fault(15)
 def test_validate_lists_every_problem(work, capsys):
     assert command(f"{TRAIN} --validate") == 0
     scans = sorted((work / "datasets/kitti/training/velodyne").glob("*.bin"))

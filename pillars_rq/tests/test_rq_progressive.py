@@ -95,6 +95,7 @@ def test_the_best_of_the_run_breaks_ties_by_bits():
 # --- freezing
 
 
+@pytest.mark.fault(14)
 def test_the_detector_stays_frozen_in_any_parent(detector, batch):
     parent = torch.nn.ModuleDict({"detector": detector})
     before = tensors_sha256(detector.model.state_dict())
@@ -108,6 +109,7 @@ def test_the_detector_stays_frozen_in_any_parent(detector, batch):
     detector.check()
 
 
+@pytest.mark.fault(14)
 def test_a_detector_that_moved_is_noticed(detector):
     bias = detector.model.head.conv_cls.bias
     bias += 1

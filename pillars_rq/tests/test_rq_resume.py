@@ -64,6 +64,7 @@ CUTS = {
 ALWAYS = ("third stage, warm-up", "last stage, by gradient", "between two stages")
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("cut", [c if c in ALWAYS else pytest.param(c, marks=pytest.mark.slow) for c in CUTS])
 def test_a_cut_run_ends_as_if_uncut(prepared, uncut, tmp_path, cut):
     work = copy(prepared, tmp_path)
@@ -73,6 +74,7 @@ def test_a_cut_run_ends_as_if_uncut(prepared, uncut, tmp_path, cut):
     assert differences(uncut, end_of(work)) == []
 
 
+@pytest.mark.fault(22)
 def test_two_processes_end_as_one(prepared, uncut, tmp_path):
     """Sums are in another order, so the last digits differ; nothing else."""
     work = copy(prepared, tmp_path)

@@ -168,6 +168,7 @@ def test_taps_survive_a_checkpoint_and_older_ones_have_none():
     assert quantizer_from(state).scene(features, coords) is None
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("damage", [{"taps": torch.zeros(3, DIM, 3, 2)}, {"shift": torch.zeros(2)},
                                     {"shift": torch.full((10,), torch.nan)}, {"metric": torch.eye(2)}])  # fmt: skip
 def test_damaged_taps_are_refused(damage):

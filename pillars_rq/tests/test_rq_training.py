@@ -59,6 +59,7 @@ def test_warm_up_lowers_the_error_and_leaves_frozen_rows():
     assert quantizer.book_hash(0, 4) == hash_before
 
 
+@pytest.mark.fault(12)
 def test_warm_up_without_pillars_keeps_the_rows():
     quantizer, features = growing()
     before = quantizer.rows(0).detach().clone()
@@ -98,6 +99,7 @@ def test_warm_up_needs_a_growing_book():
         EmaWarmup(quantizer, 0)
 
 
+@pytest.mark.fault(12)
 def test_only_dead_new_rows_restart_from_the_data():
     quantizer, features = growing()
     with torch.no_grad():

@@ -85,6 +85,7 @@ def test_empty_frames_keep_their_place_in_a_batch():
     assert moved.batch_size == 5 and torch.equal(moved.coords, batch.coords)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("points", "message"),
     [

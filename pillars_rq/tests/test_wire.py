@@ -99,6 +99,7 @@ def test_messages_come_back():
         assert unpack([pack(message)]) == message
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize(
     "parts", [[], [b""], [b"PRW1"], [pack(Message(FRAME, 1)), b""], [b"X" * 60], [b"PRW1\x09" + bytes(60)],
               [pack(Message(FRAME, 1))[:30]]]
@@ -108,6 +109,7 @@ def test_what_is_no_message_is_refused(parts):
         unpack(parts)
 
 
+@pytest.mark.fault(18)
 def test_answers_of_a_wrong_length_are_refused():
     body = pack_answer(Answer(detections_like([1, 2])))
     for wrong in (body[:-1], body + b"\0", b"", body[:16]):
@@ -196,6 +198,7 @@ def test_one_edge_cannot_take_the_whole_queue():
         greedy.close()
 
 
+@pytest.mark.fault(18)
 def test_streams_that_are_refused_and_defects_get_an_answer_and_the_server_lives(caplog):
     with serving() as server, EdgeClient(server.endpoint) as client:
         for stream in (b"!", b"?", b"5"):
@@ -208,6 +211,7 @@ def test_streams_that_are_refused_and_defects_get_an_answer_and_the_server_lives
     assert "a defect" in caplog.text
 
 
+@pytest.mark.fault(18)
 def test_only_the_token_opens():
     with serving(token="secret") as server:
         for token, outcome in (("secret", "answered"), ("Secret", "refused"), (None, "refused")):
@@ -338,6 +342,7 @@ def stranger(endpoint):
     return peer
 
 
+@pytest.mark.fault(18)
 def test_strangers_do_not_bring_it_down():
     with serving(max_frame_bytes=10_000) as server:
         peer = stranger(server.endpoint)

@@ -97,6 +97,7 @@ def test_rates_that_contradict_themselves(model, codec):
         EdgeEncoder(features_of_cloud(model), codec, Rate(4, 16))
 
 
+@pytest.mark.fault(18)
 def test_mutated_streams_leave_the_server_alive(model, codec, request):
     """Fault 18 over the wire: each gets an answer, and a good frame after them too. All 10,000 with `-m slow`."""
     mutations = 10_000 if "slow" in request.config.getoption("-m") else 300
@@ -117,6 +118,7 @@ def test_mutated_streams_leave_the_server_alive(model, codec, request):
     assert not server.counts["failed"] and counts["refused"] + counts["answered"] == mutations + 1
 
 
+@pytest.mark.fault(18)
 def test_a_receiver_refuses_another_codec_s_stream(model, codec):
     stream = EdgeEncoder(features_of_cloud(model), codec_of(trained()), Rate(1, 8))(cloud(1)).stream
     with pytest.raises(StreamError):
@@ -187,6 +189,7 @@ def test_a_warm_receiver_answers_as_a_cold_one(model, codec):
     assert np.array_equal(warm(stream).detections.boxes, cold(stream).detections.boxes)
 
 
+@pytest.mark.fault(10)
 def test_ends_that_do_not_belong_together(files, model, capsys):
     with pytest.raises(CheckpointError, match=r"base\.pth holds no codec"):
         load_ends(files / "base.pth", files / "base.pth")

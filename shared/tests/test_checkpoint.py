@@ -122,6 +122,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.fault(9)
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("vouched", [False, True], ids=["foreign", "with a manifest"])
 @pytest.mark.parametrize(("write", "name"), HOSTILE.values(), ids=HOSTILE.keys())

@@ -108,6 +108,7 @@ def two_steps(tmp_path):
     return folder
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("damage", FILE_DAMAGE.values(), ids=FILE_DAMAGE.keys())
 def test_a_damaged_checkpoint_is_named_and_the_earlier_one_used(two_steps, caplog, damage):
     newest = two_steps / "step-2.pt"
@@ -131,6 +132,7 @@ def test_a_damaged_checkpoint_is_named_and_the_earlier_one_used(two_steps, caplo
         checkpoint.load_latest(two_steps)
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("content", POINTER_DAMAGE.values(), ids=POINTER_DAMAGE.keys())
 def test_a_damaged_pointer_is_never_followed(two_steps, caplog, content):
     outside = checkpoint.save(two_steps.parent / "step-2.pt", state_of(5), step=5, pointers=())
@@ -145,6 +147,7 @@ def test_a_damaged_pointer_is_never_followed(two_steps, caplog, content):
     assert any(record.levelno == logging.WARNING and "latest" in record.message for record in caplog.records)
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize(
     ("content", "word"),
     [(b"<html>", "HTML"), (LFS, "git-LFS"), (gzip.compress(b""), "gzip"), (b"", "empty")],

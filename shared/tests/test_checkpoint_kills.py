@@ -62,6 +62,7 @@ def seconds_of_a_save(folder: Path) -> float:
     return time.perf_counter() - started
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize("fresh_names", [True, False], ids=["a file a step", "one file overwritten"])
 def test_kill_9_at_a_random_moment_loses_at_most_the_step_under_way(quick_folder, fresh_names):
     (quick_folder / "trial").mkdir()

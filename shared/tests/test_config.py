@@ -84,6 +84,7 @@ def test_a_relative_path_counts_from_where_it_was_written(write, tmp_path, monke
     assert load_config(Placed, [first], ["student=null", "teacher.file=null"]) == Placed()
 
 
+@pytest.mark.fault(19)
 def test_a_wrong_value_where_a_path_may_stand_is_told_as_ever(write):
     with pytest.raises(ConfigError, match=r"teacher\.file = 3 .*settings\.yaml:1"):
         load_config(Placed, [write("teacher: {file: 3}\n")])
@@ -139,6 +140,7 @@ def test_config_is_immutable():
 # --- the YAML faults ---
 
 
+@pytest.mark.fault(19)
 def test_python_tag_is_refused_and_not_run(write, tmp_path):
     canary = tmp_path / "canary"
     message = error_of([write(f"name: !!python/object/apply:os.system ['touch {canary}']\n")])
@@ -146,15 +148,18 @@ def test_python_tag_is_refused_and_not_run(write, tmp_path):
     assert not canary.exists()
 
 
+@pytest.mark.fault(19)
 def test_unknown_key_names_file_line_and_nearest(write):
     message = error_of([write("name: a\nstage1:\n  epoch: 4\n")])
     assert "stage1.epoch = 4" in message and "settings.yaml:3" in message and "did you mean stage1.epochs?" in message
 
 
+@pytest.mark.fault(19)
 def test_unknown_key_is_looked_for_in_other_sections_too(write):
     assert "did you mean stage1.optim.lr or stage2.optim.lr?" in error_of([], ["lr=3"])
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     "line",
     [
@@ -167,11 +172,13 @@ def test_wrong_type_is_refused(write, line):
     assert "stage1." in message and "settings.yaml:2" in message
 
 
+@pytest.mark.fault(19)
 def test_duplicate_key_is_refused_with_both_lines(write):
     message = error_of([write("name: a\ntags: []\nname: b\n")])
     assert "'name' stands twice (first on line 1)" in message and "settings.yaml:3" in message
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     ("text", "value"), [("1e-4", 1e-4), ("1E4", 1e4), ("-2.5e+3", -2500.0), (".5", 0.5), ("3", 3.0)]
 )
@@ -179,31 +186,37 @@ def test_numbers_are_floats(write, text, value):
     assert load_config(Settings, [write(f"stage1: {{optim: {{lr: {text}}}}}")]).stage1.optim.lr == value
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("word", ["no", "yes", "on", "off", "Yes", "2020-01-01", "1:30", "0o17x", "1_000"])
 def test_words_that_yaml_1_1_would_twist_stay_text(write, word):
     assert load_config(Settings, [write(f"name: {word}\n")]).name == word
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("word", ["no", "yes", "on", "off"])
 def test_such_words_are_no_booleans(write, word):
     assert "write true or false" in error_of([write(f"stage1: {{augment: {word}}}\n")])
 
 
+@pytest.mark.fault(19)
 def test_leading_zero_is_decimal(write):
     assert load_config(Settings, [write("stage1: {epochs: 010}\n")]).stage1.epochs == 10
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("text", ["stage1:\n\tepochs: 3\n", "stage1:\n  epochs: 3\n\taugment: true\n"])
 def test_tabs_are_named(write, text):
     assert "a tab stands where YAML wants spaces" in error_of([write(text)])
 
 
+@pytest.mark.fault(19)
 def test_alias_bomb_is_refused_quickly(write):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
     assert "aliases" in error_of([write("\n".join(lines))])
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     ("text", "part"),
     [
@@ -221,6 +234,7 @@ def test_other_broken_yaml_is_a_clear_error(write, text, part):
     assert part in message and "settings.yaml" in message
 
 
+@pytest.mark.fault(19)
 def test_unreadable_files_are_clear_errors(tmp_path):
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("name: é".encode("latin-1"))
@@ -229,6 +243,7 @@ def test_unreadable_files_are_clear_errors(tmp_path):
     assert "directory" in error_of([tmp_path])
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("text", ["name", "=3", "a..b=1", ".a=1"])
 def test_malformed_override(text):
     assert "a.b=value" in error_of([], [text])
@@ -237,6 +252,7 @@ def test_malformed_override(text):
 # --- errors ---
 
 
+@pytest.mark.fault(19)
 def test_all_errors_are_listed_at_once_with_their_origins(write):
     first = write("name: 3\nstage1: {epochs: x}\nrule: g\n", "first.yaml")
     second = write("nam: y\n", "second.yaml")

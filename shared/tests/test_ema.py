@@ -103,6 +103,7 @@ def test_ema_state_round_trip(net):
     assert same(ema.shadow, other.shadow) and other.state_dict()["updates"] == 2
 
 
+@pytest.mark.fault(10)
 def test_ema_refuses_another_model(net):
     with pytest.raises(ValueError, match="first difference"):
         Ema(net, 0.9).update(nn.Linear(2, 2))

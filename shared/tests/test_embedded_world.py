@@ -84,6 +84,7 @@ def test_a_folder_with_something_else_is_refused_and_kept(tmp_path, mark):
     assert (root / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.fault(7)
 def test_a_parent_that_is_a_file_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):

@@ -14,6 +14,7 @@ from shared.errors import CheckpointError
 # --- foreign weights
 
 
+@pytest.mark.fault(8)
 def test_weights_from_elsewhere_are_verified_as_far_as_possible(tmp_path, caplog):
     path = tmp_path / "teacher.pth"
     torch.save({"w": torch.arange(3.0)}, path)
@@ -32,6 +33,7 @@ def test_weights_from_elsewhere_are_verified_as_far_as_possible(tmp_path, caplog
         checkpoint.load_weights(path)
 
 
+@pytest.mark.fault(8)
 def test_a_manifest_beside_the_weights_is_used(tmp_path, caplog):
     path = checkpoint.save(tmp_path / "distilled.pth", {"w": torch.ones(300)}, step=1)
     assert torch.equal(checkpoint.load_weights(path)["w"], torch.ones(300))
@@ -41,6 +43,7 @@ def test_a_manifest_beside_the_weights_is_used(tmp_path, caplog):
         checkpoint.load_weights(path)
 
 
+@pytest.mark.fault(8)
 def test_safetensors(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     path = tmp_path / "teacher.safetensors"
@@ -51,6 +54,7 @@ def test_safetensors(tmp_path):
         checkpoint.load_weights(path)
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("cut", [10, 100, 500, 900])
 def test_cut_foreign_files_fail_clearly(tmp_path, cut):
     path = tmp_path / "teacher.pth"
@@ -60,6 +64,7 @@ def test_cut_foreign_files_fail_clearly(tmp_path, cut):
         checkpoint.load_weights(path)
 
 
+@pytest.mark.fault(8)
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_random_damage_to_foreign_files_ends_in_a_load_or_a_clear_error(tmp_path):
     chance, path, seeds = random.Random(0), tmp_path / "teacher.pth", []
@@ -108,6 +113,7 @@ def drift_cases():
     }
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("case", drift_cases())
 def test_key_drift_is_reported_and_leaves_the_model_alone(case):
     state, kind, names, excuses = drift_cases()[case]
@@ -144,6 +150,7 @@ def test_loading_loads():
     assert torch.equal(model["head"].weight, source["head"].weight.half().float())
 
 
+@pytest.mark.fault(10)
 def test_coverage_is_the_share_of_values_and_a_floor_holds():
     model = network()
     partial = {name: value for name, value in network().state_dict().items() if name.startswith("head")}
@@ -154,6 +161,7 @@ def test_coverage_is_the_share_of_values_and_a_floor_holds():
         checkpoint.load_into(model, partial, allow_missing=["*"], min_coverage=0.9)
 
 
+@pytest.mark.fault(10)
 def test_a_name_that_two_prefixes_give_is_refused():
     state = network().state_dict()
     with pytest.raises(CheckpointError, match=r"`head\.bias` twice"):

@@ -200,6 +200,7 @@ def test_the_average_is_resumed(training):
     assert differences(saved, training.loop.ema.state_dict()) == []
 
 
+@pytest.mark.fault(4)
 def test_another_number_of_processes_is_refused(training):
     with pytest.raises(Cut):
         training("cut", at_batch=cut_after(4))
@@ -252,6 +253,7 @@ def test_every_group_keeps_its_ratio(training):
     assert len({row["lr/rest"] for row in rows}) > 1
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("batch", [0, 1, 4, 6, 13], ids=lambda n: f"batch {n}")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_stops_before_the_step(training, batch, value):
@@ -283,6 +285,7 @@ def send(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize(("batches", "step"), [(0, 1), (1, 1), (2, 2), (6, 4), (7, 5), (13, 8)])
 def test_a_signal_saves_the_newest_step_whenever_it_comes(training, batches, step):
     """Also inside an accumulation, whose step is finished first, and far from the next regular save."""
@@ -298,6 +301,7 @@ def test_a_signal_saves_the_newest_step_whenever_it_comes(training, batches, ste
     assert differences(end_of(training("whole", save_every=100)), end_of(training("cut", save_every=100))) == []
 
 
+@pytest.mark.fault(5)
 def test_a_signal_after_an_epoch_s_last_step_saves_too(training, monkeypatch):
     original = Loop._optimize
 
@@ -313,6 +317,7 @@ def test_a_signal_after_an_epoch_s_last_step_saves_too(training, monkeypatch):
     assert differences(end_of(training("whole", save_every=100)), end_of(training("cut", save_every=100))) == []
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize(("batches", "saved"), [(4, 2), (5, None)], ids=["between steps", "inside an accumulation"])
 def test_a_signal_during_a_hopeless_wait_for_data(training, monkeypatch, batches, saved):
     """The loader gives up: between two steps the newest is saved, inside one the last regular save stands."""
@@ -336,6 +341,7 @@ def test_a_signal_during_a_hopeless_wait_for_data(training, monkeypatch, batches
 # --- several processes
 
 
+@pytest.mark.fault(22)
 def test_two_processes_move_the_weights_as_one(tmp_path):
     """Each takes every other sample of batches that do not divide: losses and gradients are means over all samples."""
     importlib.import_module("torch._dynamo")  # DistributedDataParallel wants it: here once, not slowly in each child

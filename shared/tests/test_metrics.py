@@ -108,6 +108,7 @@ for samples, batch in json.loads(sys.argv[3]):
 """
 
 
+@pytest.mark.fault(22)
 def test_two_processes_equal_one_when_sizes_do_not_divide(tmp_path):
     cases = [(9, 2), (7, 2), (13, 4), (101, 8), (1, 4)]  # the last leaves rank 1 without samples
     commands = [

@@ -124,6 +124,7 @@ def test_a_broken_line_inside_is_an_error_that_names_it(log):
             action()
 
 
+@pytest.mark.fault(7)
 def test_missing_folder_and_file_are_clear_errors(tmp_path):
     with pytest.raises(StorageError, match="create it first"):
         MetricsLog(tmp_path / "absent")
@@ -131,6 +132,7 @@ def test_missing_folder_and_file_are_clear_errors(tmp_path):
         read_records(tmp_path / "metrics.jsonl")
 
 
+@pytest.mark.fault(6)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_a_full_disk_is_named(log):
     log.path.symlink_to("/dev/full")

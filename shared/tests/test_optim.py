@@ -239,6 +239,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_non_finite_stops_before_the_weights_move(net, fault):
     optimizer, step = make_step(net)
@@ -257,6 +258,7 @@ def test_non_finite_stops_before_the_weights_move(net, fault):
     assert not same(net.state_dict(), before), "the next good step works"
 
 
+@pytest.mark.fault(11)
 def test_poisoned_gradients_are_named(net):
     _, step = make_step(net)
     net.head.weight.register_hook(lambda gradient: gradient * math.nan)
@@ -288,6 +290,7 @@ def test_accumulated_equals_whole_batch(net):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("bad_part", [0, 1, 2])
 def test_a_fault_inside_accumulation_is_caught(net, fault, bad_part):
@@ -339,6 +342,7 @@ print("unchanged", torch.equal(model.weight, before))
 """
 
 
+@pytest.mark.fault(11)
 def test_a_fault_on_one_rank_stops_both(tmp_path):
     commands = [[sys.executable, "-c", TWO_PROCESSES, str(rank), str(tmp_path / "store")] for rank in (0, 1)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

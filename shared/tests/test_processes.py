@@ -112,6 +112,7 @@ def test_two_processes_agree(tmp_path):
         assert answers["main"] == (rank == 0)
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("place", ["start", "between collectives", "user error"])
 def test_an_exception_on_one_rank_ends_both(place, capfd):
     def body(world):
@@ -152,6 +153,7 @@ def test_two_processes_share_one_folder_and_the_main_one_writes_it(tmp_path):
     assert len((path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.fault(7)
 def test_a_folder_refused_on_the_main_process_ends_all_with_its_message(tmp_path, capfd):
     with open_run(tmp_path, name="mine"):
         codes = [exit_code(p) for p in start_world(lambda world: open_run(tmp_path, name="mine", world=world))]
@@ -159,6 +161,7 @@ def test_a_folder_refused_on_the_main_process_ends_all_with_its_message(tmp_path
     assert "is being written by another process" in capfd.readouterr().err
 
 
+@pytest.mark.fault(23)
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_torchrun_ends_when_one_rank_fails(tmp_path, place):

@@ -52,6 +52,7 @@ def full_report(text):
     return report
 
 
+@pytest.mark.fault(21)
 def test_text_is_escaped_in_every_kind_of_content():
     page, harmless = Page(full_report(EVIL).html()), Page(full_report("words").html())
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in harmless.elements]
@@ -63,6 +64,7 @@ def test_text_is_escaped_in_every_kind_of_content():
     assert all(picture["alt"] == EVIL for picture in page.of("img"))
 
 
+@pytest.mark.fault(21)
 def test_one_file_that_fetches_and_runs_nothing():
     html = full_report("words").html()
     page = Page(html)
@@ -95,6 +97,7 @@ def test_pictures_are_embedded_whole(tmp_path):
     assert base64.b64decode(picture["src"].partition(",")[2]) == path.read_bytes()
 
 
+@pytest.mark.fault(21)
 def test_only_png_is_taken(tmp_path):
     svg = tmp_path / "picture.svg"
     svg.write_text("<svg onload='alert(1)'/>")

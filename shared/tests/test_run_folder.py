@@ -80,6 +80,7 @@ def test_another_configuration_is_refused_and_the_differing_keys_are_named(tmp_p
     open_run(tmp_path, name="mine").close()  # the refusal left no lock behind
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("name", ["..", "a/b", "/abs", "", ".hidden", "a b", "x\0", "a" * 101])
 def test_a_run_s_name_is_one_safe_path_component(tmp_path, name):
     with pytest.raises(UserError, match="not a usable name"):
@@ -122,6 +123,7 @@ def test_runs_begun_in_one_second_do_not_collide(tmp_path, monkeypatch):
     assert paths == [f"20260101-000000-{HASH}{suffix}" for suffix in ("", "-2", "-3")]
 
 
+@pytest.mark.fault(7)
 def test_a_second_writer_is_refused_with_the_first_one_s_pid(tmp_path):
     with open_run(tmp_path, name="mine"):
         with pytest.raises(UserError, match=rf"being written by another process \(process {os.getpid()} on"):
@@ -155,6 +157,7 @@ def test_kill_9_frees_the_lock_even_while_children_live_on(tmp_path, mark):
         os.kill(orphan, signal.SIGKILL)
 
 
+@pytest.mark.fault(21)
 def test_names_cannot_lead_out_of_the_folder(tmp_path):
     (tmp_path / "outside").mkdir()
     with open_run(tmp_path, name="mine") as opened:
@@ -166,6 +169,7 @@ def test_names_cannot_lead_out_of_the_folder(tmp_path):
                 opened.file(name)
 
 
+@pytest.mark.fault(7)
 def test_a_file_or_a_wall_in_the_way_of_the_folder(tmp_path):
     (tmp_path / "results").write_text("x")
     with pytest.raises(StorageError, match="results is not a folder"):

@@ -14,6 +14,7 @@ from shared import run
 from shared.errors import ConfigError, NonFiniteError
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_outside_a_deferred_block_ends_the_run_at_once(mark, capfd, number, code):
     def body():
@@ -29,6 +30,7 @@ def test_a_signal_outside_a_deferred_block_ends_the_run_at_once(mark, capfd, num
     assert "Traceback" not in told
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("ends_by", ["check", "the block's end", "the outer block's end"])
 def test_a_signal_inside_a_deferred_block_waits_for_the_safe_point(mark, capfd, ends_by):
     def wait_for_the_signal():
@@ -64,6 +66,7 @@ def test_a_signal_inside_a_deferred_block_waits_for_the_safe_point(mark, capfd, 
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_second_signal_exits_on_the_spot(mark, number, code):
     def body():
@@ -104,6 +107,7 @@ def test_stop_ends_a_process_that_received_no_signal_itself():
     assert end.value.exit_code == 143
 
 
+@pytest.mark.fault(5)
 @pytest.mark.slow
 def test_sigterm_on_a_real_command(tmp_path):
     script = tmp_path / "script.py"

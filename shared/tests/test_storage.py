@@ -14,6 +14,7 @@ from shared.errors import StorageError, UserError
 from shared.storage import make_folder
 
 
+@pytest.mark.fault(6)
 def test_a_full_disk_by_file_size_limit_names_path_needed_and_free_bytes(tmp_path):
     checkpoint.save(tmp_path / "step-1.pt", state_of(1), step=1)
 
@@ -39,6 +40,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.fault(6)
 def test_a_full_disk_names_path_needed_and_free_bytes(small_disk):
     checkpoint.save(small_disk / "step-1.pt", state_of(1), step=1)
     message = storage_failure(lambda: checkpoint.save(small_disk / "step-2.pt", state_of(2, 100_000), step=2))
@@ -48,6 +50,7 @@ def test_a_full_disk_names_path_needed_and_free_bytes(small_disk):
     assert_only_the_first_step_is_left(small_disk)
 
 
+@pytest.mark.fault(6)
 def test_a_disk_that_fills_up_keeps_the_overwritten_file(small_disk):
     checkpoint.save(small_disk / "last.pt", state_of(1), step=1)
     storage_failure(lambda: checkpoint.save(small_disk / "last.pt", state_of(2, 100_000), step=2))
@@ -59,6 +62,7 @@ def assert_only_the_first_step_is_left(folder):
     assert sorted(item.name for item in folder.iterdir()) == ["latest", "step-1.pt", "step-1.pt.json"]
 
 
+@pytest.mark.fault(7)
 def test_a_missing_parent_a_folder_and_a_file_in_the_way_are_told_apart(tmp_path):
     missing = storage_failure(lambda: checkpoint.save(tmp_path / "none" / "a.pt", {}, step=1))
     assert f"the folder {tmp_path / 'none'} does not exist" in missing
@@ -80,6 +84,7 @@ def test_a_folder_is_made_with_those_above_it_or_told(tmp_path):
         make_folder(tmp_path / "file", tmp_path / "file" / "x.json")
 
 
+@pytest.mark.fault(7)
 def test_a_read_only_folder_is_named():
     folder = Path(tempfile.mkdtemp())  # not below tmp_path, which another user cannot enter
     folder.chmod(0o555)

@@ -111,11 +111,13 @@ def test_held_out_images_leave_something_on_both_sides(fraction):
     assert held_out_images(list(reversed(range(10))), fraction, seed=0) == held_out
 
 
+@pytest.mark.fault(15)
 def test_missing_root_says_what_is_expected(tmp_path):
     with pytest.raises(DataError, match=r"no such folder(.|\n)*expected layout(.|\n)*download.py"):
         find_coco(tmp_path / "nowhere")
 
 
+@pytest.mark.fault(15)
 def test_half_a_root_names_every_missing_piece(root):
     shutil.rmtree(root / "val2017")
     (root / "annotations/instances_train2017.json").unlink()
@@ -126,6 +128,7 @@ def test_half_a_root_names_every_missing_piece(root):
     assert "captions" not in str(caught.value).split("expected layout")[0]
 
 
+@pytest.mark.fault(15)
 def test_missing_images_are_counted(root):
     for name in ("000002.jpg", "000005.jpg"):
         (root / "train2017" / name).unlink()
@@ -242,6 +245,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_fault_is_found_with_place_and_remedy(root, fault):
     damage, where, what = FAULTS[fault]
@@ -252,6 +256,7 @@ def test_fault_is_found_with_place_and_remedy(root, fault):
     assert ";" in problems[0]  # the remedy
 
 
+@pytest.mark.fault(15)
 def test_all_faults_at_once(root):
     """Faults in different files do not hide each other."""
     chosen = ["image file cut short", "box outside the image", "caption empty", "splits overlap"]
@@ -261,6 +266,7 @@ def test_all_faults_at_once(root):
     assert all(FAULTS[name][1] in problems and FAULTS[name][2] in problems for name in chosen)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("fault", ["box outside the image", "unknown category", "duplicate annotation id"])
 def test_loading_refuses_faulty_annotations(root, fault):
     damage, where, what = FAULTS[fault]
@@ -270,6 +276,7 @@ def test_loading_refuses_faulty_annotations(root, fault):
     assert what in str(caught.value)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("fault", ["image file empty", "image file cut short", "image file is a web page"])
 def test_damaged_images_do_not_become_grey_crops(root, fault):
     FAULTS[fault][0](root)

@@ -89,6 +89,7 @@ def test_whole_file(server, tmp_path):
     assert seen[-1] == (len(BODY), len(BODY))
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("path", ["file", "plain"])
 def test_a_broken_download_continues_or_starts_again(server, tmp_path, path):
     (tmp_path / "a.zip.part").write_bytes(BODY[:120_000])
@@ -108,6 +109,7 @@ def test_a_complete_part_of_unknown_size(server, tmp_path):
     assert download(f"{server.url}/file", tmp_path / "a.zip", sha256=SHA256).read_bytes() == BODY
 
 
+@pytest.mark.fault(16)
 def test_a_file_that_is_there_is_only_checked(tmp_path):
     target = tmp_path / "a.zip"
     target.write_bytes(BODY)
@@ -117,6 +119,7 @@ def test_a_file_that_is_there_is_only_checked(tmp_path):
     assert target.exists()
 
 
+@pytest.mark.fault(16)
 def test_cut_short_keeps_the_part_and_continues(server, tmp_path):
     target = tmp_path / "a.zip"
     with pytest.raises(DataError, match=r"cut short at 100,000 of 300,000 bytes; .*continues"):
@@ -125,6 +128,7 @@ def test_cut_short_keeps_the_part_and_continues(server, tmp_path):
     assert download(f"{server.url}/file", target, size=len(BODY), sha256=SHA256).read_bytes() == BODY
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize(
     ("path", "known", "message"),
     [
@@ -141,6 +145,7 @@ def test_a_wrong_file_leaves_nothing(server, tmp_path, path, known, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault(16)
 def test_a_wrong_part_is_not_continued_for_ever(server, tmp_path):
     (tmp_path / "a.zip.part").write_bytes(bytes(120_000))
     with pytest.raises(DataError, match="sha256"):
@@ -148,6 +153,7 @@ def test_a_wrong_part_is_not_continued_for_ever(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault(16)
 def test_offline(tmp_path):
     (tmp_path / "a.zip.part").write_bytes(BODY[:1000])
     with pytest.raises(DataError, match=r"cannot be reached .*network.* continues after the 1,000 bytes"):
@@ -155,11 +161,13 @@ def test_offline(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip.part"]
 
 
+@pytest.mark.fault(16)
 def test_addresses_of_other_kinds(tmp_path):
     with pytest.raises(DataError, match="http"):
         download("file:///etc/passwd", tmp_path / "a.zip")
 
 
+@pytest.mark.fault(6)
 def test_no_room(server, tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "SPARE_BYTES", 1 << 60)
     with pytest.raises(StorageError, match="are free"):
@@ -167,6 +175,7 @@ def test_no_room(server, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault(7)
 def test_target_folder_is_a_file(server, tmp_path):
     (tmp_path / "dest").write_text("")
     with pytest.raises(StorageError, match="dest"):
@@ -216,6 +225,7 @@ def _nul(path: Path) -> Path:
     return path
 
 
+@pytest.mark.fault(16)
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
     ("bad", "message"),
@@ -246,12 +256,14 @@ def test_hostile_archives_are_refused_whole(tmp_path, bad, message):
     assert not Path("/tmp/outside.txt").exists()
 
 
+@pytest.mark.fault(16)
 def test_declared_sizes_are_limited(tmp_path):
     archive = _zip(tmp_path / "a.zip", GOOD)
     with pytest.raises(DataError, match=r"would unpack to 6 bytes, expected at most 5"):
         extract(archive, tmp_path / "out", max_bytes=5)
 
 
+@pytest.mark.fault(16)
 def test_an_entry_larger_than_it_declares_is_not_unpacked(tmp_path):
     """A bomb that lies about its size: the bytes beyond it are never written, and its checksum fails."""
     archive = _zip(tmp_path / "a.zip", [("val2017/1.jpg", bytes(100_000))])
@@ -262,6 +274,7 @@ def test_an_entry_larger_than_it_declares_is_not_unpacked(tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
 def test_damaged_archives_leave_nothing(tmp_path, damage):
     archive = tmp_path / "a.zip"
@@ -275,6 +288,7 @@ def test_damaged_archives_leave_nothing(tmp_path, damage):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.fault(16)
 def test_too_many_entries(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_ENTRIES", 1)
     with pytest.raises(DataError, match="2 entries"):
@@ -288,6 +302,7 @@ def test_what_is_there_is_not_overwritten(tmp_path):
     assert list((tmp_path / "out/val2017").iterdir()) == []
 
 
+@pytest.mark.fault(6)
 def test_no_room_to_unpack(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "SPARE_BYTES", 1 << 60)
     with pytest.raises(StorageError, match=r"needs 6 bytes, .* are free"):
@@ -346,6 +361,7 @@ def test_dry_run_touches_nothing(script, tmp_path, capsys):
     assert not (tmp_path / "coco").exists()
 
 
+@pytest.mark.fault(16)
 def test_command_offline_is_an_error(script, tmp_path, capsys):
     assert script.main(["--dest", str(tmp_path / "coco"), "--server", "http://127.0.0.1:9"]) == 2
     assert "error: http://127.0.0.1:9/annotations" in capsys.readouterr().err

@@ -150,6 +150,7 @@ def command(tiny_run, tmp_path, *more):
     ]
 
 
+@pytest.mark.fault(5)
 def test_sigterm_ends_the_command_with_143_and_no_file(tiny_run, tmp_path):
     arguments = command(tiny_run, tmp_path, "--checkpoint", str(tiny_run.checkpoint))
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)

@@ -118,6 +118,7 @@ def test_neither_nor(tmp_path, capsys):
     assert "error:" in capsys.readouterr().err
 
 
+@pytest.mark.fault(15)
 def test_structural_faults_are_left_to_validate(tmp_path):
     with pytest.raises(DataError, match="'command' is empty"):
         lint(_talk2car(tmp_path, _row(1, command=" ")))

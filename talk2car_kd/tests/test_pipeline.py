@@ -209,6 +209,7 @@ def test_newest_is_by_the_recorded_time_whatever_the_files_say(work):
     assert weights.newest(work / "results", weights.DISTILLED) == first / "distilled_weights.pth"
 
 
+@pytest.mark.fault(8)
 def test_a_run_with_a_damaged_manifest_is_named_and_passed_over(work, caplog):
     (first,) = runs(work)
     second = Path(shutil.copytree(first, work / "results" / "damaged"))
@@ -226,6 +227,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused():
         distill._training_data(context, None, None)
 
 
+@pytest.mark.fault(10)
 def test_weights_of_another_backbone_or_map_or_teacher_are_refused(work, capsys):
     assert command(work, "--stage", "2", "--set", "student.map_dim=32") == 2
     assert "student.map_dim = 16, this run has 32" in capsys.readouterr().err
@@ -270,6 +272,7 @@ def test_a_model_of_another_configuration_must_be_named(work, capsys):
     assert len(runs(work)) == 1
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("damage", ["flipped bit", "cut short", "no manifest", "a page"])
 def test_a_damaged_checkpoint_is_named(work, capsys, damage):
     (run,) = runs(work)
@@ -288,6 +291,7 @@ def test_a_damaged_checkpoint_is_named(work, capsys, damage):
     assert f"{path} is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.fault(19)
 def test_an_unknown_key_names_the_nearest(tmp_path, capsys):
     assert command(tmp_path, "--dry-run", "--set", "stage2.epoch=3") == 2
     told = capsys.readouterr().err
@@ -303,6 +307,7 @@ def test_one_root_alone_is_refused(tmp_path, capsys, root):
     assert "set both for real data, or neither" in capsys.readouterr().err
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("flag", ["--dry-run", "--validate", "--stage=1"])
 def test_roots_that_are_missing_are_refused_and_never_replaced(tmp_path, capsys, flag):
     roots = [f"data.{root}_root={tmp_path / 'nowhere'}" for root in ("coco", "talk2car")]
@@ -314,6 +319,7 @@ def test_roots_that_are_missing_are_refused_and_never_replaced(tmp_path, capsys,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault(15)
 def test_validate_of_the_written_world_finds_nothing_and_of_half_of_it_says_what(finished, tmp_path, capsys):
     (world,) = (finished / "embedded").glob("world-*")
     half = Path(shutil.copytree(world, tmp_path / "half"))

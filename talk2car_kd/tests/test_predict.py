@@ -138,6 +138,7 @@ def test_a_moved_checkpoint_asks_for_its_teacher(tiny_run, tmp_path, image):
     )
 
 
+@pytest.mark.fault(10)
 def test_another_teacher_is_refused(tiny_run, tmp_path):
     from talk2car_kd import embedded_teacher
 

@@ -122,6 +122,7 @@ def judge(everything, real_samples: Path, results: Path, *more: str) -> int:
     return pipeline.main(["--stage", "test", "--checkpoint", str(run / "talk2car_best.pth"), *common, *here, *more])
 
 
+@pytest.mark.fault(15)
 def test_missing_frames_are_counted_and_refused(everything, real_samples, tmp_path, capsys):
     assert judge(everything, real_samples, tmp_path) == 2
     assert "missing 502 of 502 images" in capsys.readouterr().err

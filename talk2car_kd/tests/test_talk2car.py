@@ -104,6 +104,7 @@ def test_one_scene_cannot_be_divided(root):
         load_commands(find_talk2car(root), "val")
 
 
+@pytest.mark.fault(15)
 def test_nothing_there_says_where_it_looked(tmp_path):
     with pytest.raises(DataError, match=r"no such folder"):
         find_talk2car(tmp_path / "nowhere")
@@ -111,12 +112,14 @@ def test_nothing_there_says_where_it_looked(tmp_path):
         find_talk2car(tmp_path)
 
 
+@pytest.mark.fault(15)
 def test_a_split_that_is_not_there(root):
     (root / "commands/test_commands.json").unlink()
     with pytest.raises(DataError, match=r"no test_commands.json \(there are: train_commands.json, val_commands.json\)"):
         load_commands(find_talk2car(root), "test")
 
 
+@pytest.mark.fault(15)
 def test_missing_images_are_refused_or_dropped(root):
     for k in range(2):
         (root / f"images/img_train_3_{k}.png").unlink()
@@ -129,6 +132,7 @@ def test_missing_images_are_refused_or_dropped(root):
     assert len(read_commands(layout, "train")) == 12
 
 
+@pytest.mark.fault(15)
 def test_no_image_folder_at_all(root):
     shutil.rmtree(root / "images")
     layout = find_talk2car(root)
@@ -196,6 +200,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_fault_is_found_with_place_and_remedy(root, fault):
     damage, where, what = FAULTS[fault]
@@ -206,6 +211,7 @@ def test_fault_is_found_with_place_and_remedy(root, fault):
     assert ";" in problems[0]  # the remedy
 
 
+@pytest.mark.fault(15)
 def test_all_faults_at_once(root):
     chosen = ["empty command", "image cut short", "tags of another kind"]
     for name in chosen:
@@ -216,6 +222,7 @@ def test_all_faults_at_once(root):
     assert all(FAULTS[name][1] in problems and FAULTS[name][2] in problems for name in chosen)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("fault", ["empty command", "duplicate token", "box outside the frame", "box missing in train"])
 def test_loading_refuses_faulty_rows(root, fault):
     damage, where, what = FAULTS[fault]
@@ -226,6 +233,7 @@ def test_loading_refuses_faulty_rows(root, fault):
     assert what in str(caught.value)
 
 
+@pytest.mark.fault(15)
 def test_damaged_frames_are_named(root):
     _bytes(IMAGE.replace("_1.png", "_0.png"), lambda data: data[:-20])(root)
     dataset = dataset_of(load_commands(find_talk2car(root), "train"))

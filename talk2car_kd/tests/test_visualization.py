@@ -201,6 +201,7 @@ def test_wrapping_keeps_the_words_and_the_width():
         assert all(font.getlength(line) <= 300 for line in cut)
 
 
+@pytest.mark.fault(21)
 def test_printable_text_is_one_bounded_line():
     assert vis.printable("a\n b\tc\u202e\x00d") == "a b cd"
     assert len(vis.printable("z" * 10**6)) == vis.MAX_CHARACTERS
@@ -280,6 +281,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.fault(21)
 def test_file_names_cannot_leave_the_folder(tmp_path):
     names = [vis.safe_file_name(text) for text in HOSTILE]
     assert len(set(names)) == len(HOSTILE)
@@ -289,6 +291,7 @@ def test_file_names_cannot_leave_the_folder(tmp_path):
     assert vis.safe_file_name("00007-abc") == "00007-abc.jpg"  # a plain name stays as it is
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("suffix, kind", [(".jpg", "JPEG"), (".png", "PNG")])
 def test_pictures_are_saved_whole(tmp_path, suffix, kind):
     path = vis.save_picture(black(), tmp_path, "../x", suffix)
@@ -298,6 +301,7 @@ def test_pictures_are_saved_whole(tmp_path, suffix, kind):
         assert image.format == kind and image.size == (800, 450)
 
 
+@pytest.mark.fault(21)
 def test_records_are_drawn_from_their_frames(tmp_path):
     out = tmp_path / "out"
     out.mkdir()

@@ -127,6 +127,7 @@ def _image_lost(folder: Path):
     next((folder / "talk2car/images").glob("*.jpg")).unlink()
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -152,6 +153,7 @@ def test_another_spec_in_the_folder_is_refused(world):
         write_world(world, replace(SPEC, train_frames=11))
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch, workers):
     def full(folder, spec, split, index):

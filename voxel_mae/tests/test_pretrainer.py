@@ -176,6 +176,7 @@ def test_evaluation_remembers_no_cloud():
     assert pretrainer.frame.written.item() == 0
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize(
     "batch", [empty_cloud(), Cloud(torch.ones(1, 3), torch.tensor([[1, 3, 4, 5]]).int(), 2)], ids=["empty", "one voxel"]
 )

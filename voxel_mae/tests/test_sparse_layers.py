@@ -135,6 +135,7 @@ def test_repeats_are_bitwise_equal_on_cpu():
     assert torch.equal(once.indices, again.indices)
 
 
+@pytest.mark.fault(12)
 def test_an_empty_input_gives_an_empty_output_with_zero_gradients():
     tower = Chain(SubM3d(3, 4, bias=True), Norm(4), nn.ReLU(), Conv3d(4, 5, stride=2), Pointwise(5, 2))
     x = sparse_tensor(torch.zeros(0, 3, requires_grad=True), torch.zeros(0, 4, dtype=torch.int32), SHAPE_3D, 2)

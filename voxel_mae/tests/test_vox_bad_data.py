@@ -91,6 +91,7 @@ CORPUS = {
 }  # fmt: skip
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(("where", "damage", "says"), CORPUS.values(), ids=CORPUS)
 def test_the_validator_names_every_kind_of_damage(root, where, damage, says):
     if where == "ImageSets/train.txt" and "sequences" in says:
@@ -107,6 +108,7 @@ def test_a_sound_root_has_no_problems(root):
     assert validate(CustomRoot(root), EXPECTED) == []
 
 
+@pytest.mark.fault(15)
 def test_all_problems_are_reported_at_once(root, capsys):
     for where, damage, _ in (CORPUS["NaN"], CORPUS["zero size"], CORPUS["id twice"], CORPUS["infos cut"]):
         damage(root / where)
@@ -126,6 +128,7 @@ READ_WITH_THE_FRAME = ("cut cloud", "empty file", "page in its place", "objects 
 READ_WITH_INFOS = ("infos cut", "infos of a future", "infos damaged", "infos lead out", "infos twice", "pickle alone")
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("name", READ_AT_START)
 def test_the_data_set_refuses_at_its_start(root, name):
     where, damage, says = CORPUS[name]
@@ -134,6 +137,7 @@ def test_the_data_set_refuses_at_its_start(root, name):
         opened(root)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("name", READ_WITH_THE_FRAME)
 def test_the_data_set_refuses_the_frame(root, name):
     where, damage, says = CORPUS[name]
@@ -144,6 +148,7 @@ def test_the_data_set_refuses_the_frame(root, name):
     assert len(frames[1].points) > 0
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("name", READ_WITH_INFOS)
 def test_the_data_set_refuses_broken_infos(root, name):
     where, damage, says = CORPUS[name]
@@ -152,18 +157,21 @@ def test_the_data_set_refuses_broken_infos(root, name):
         opened(root, infos=[root / "custom_infos_train.pkl"])
 
 
+@pytest.mark.fault(15)
 def test_infos_that_lack_a_frame_are_refused_with_its_name(root):
     (root / "ImageSets" / "train.txt").write_text("site0_000\nbare_000\n")
     with pytest.raises(DataError, match=r"1 of the 2 frames of train are not in it, the first is bare_000"):
         opened(root, infos=[root / "custom_infos_train.json"])
 
 
+@pytest.mark.fault(15)
 def test_a_cloud_that_changed_since_it_was_prepared_is_refused(root):
     save(root / CLOUD, lambda points: points[:-1])
     with pytest.raises(DataError, match=r"holds 3,079 points, 3,080 when it was prepared"):
         opened(root, infos=[root / "custom_infos_train.json"])[0]
 
 
+@pytest.mark.fault(15)
 def test_an_empty_list_is_refused(root):
     (root / TRAIN).write_text("\n")
     with pytest.raises(DataError, match="the split train has no frames"):
@@ -177,6 +185,7 @@ def test_an_empty_cloud_is_an_empty_frame(root):
     assert len(frame.boxes) == 2
 
 
+@pytest.mark.fault(15)
 def test_a_damaged_cut_out_is_named(root):
     (root / "gt_database" / "site0_001_excavator_0.bin").write_bytes(b"1234")
     frames = opened(root, training=True, augment=AugmentSettings(paste=PasteSettings({"excavator": 3})))
@@ -184,6 +193,7 @@ def test_a_damaged_cut_out_is_named(root):
         frames[0]
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("damage", [lambda e: e.pop("box3d_lidar"), lambda e: e.update(box3d_lidar=[1, 2]),
                                     lambda e: e.update(path="/etc/passwd")])  # fmt: skip
 def test_a_damaged_database_is_named(root, damage):
@@ -195,6 +205,7 @@ def test_a_damaged_database_is_named(root, damage):
         opened(root, training=True, augment=AugmentSettings(paste=PasteSettings({"excavator": 3})))
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -217,6 +228,7 @@ def test_a_broken_cloud_is_named(tmp_path, name, content, says):
         read_cloud(tmp_path / name, XYZI)
 
 
+@pytest.mark.fault(15)
 def test_a_missing_cloud_is_named(tmp_path):
     with pytest.raises(DataError, match=r"a.npy is missing"):
         read_cloud(tmp_path / "a.npy", XYZI)
@@ -248,6 +260,7 @@ def test_a_kitti_root_gives_frames_and_ignores_its_other_classes(tmp_path):
     assert frame.boxes[0].tolist() == pytest.approx([10, -1, -2 + 0.75, 3.9, 1.6, 1.5, -(0.1 + np.pi / 2)], abs=1e-5)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("label", "calib", "says"),
     [
@@ -263,6 +276,7 @@ def test_broken_kitti_files_are_named(tmp_path, label, calib, says):
         opened(kitti_root(tmp_path, label, calib), classes=("Car",))
 
 
+@pytest.mark.fault(15)
 def test_a_kitti_root_is_validated_too(tmp_path):
     root = find_root(kitti_root(tmp_path, CAR.replace("1.6", "0")))
     problems = validate(root, Expected(XYZI, ("Car",), RANGE_M))

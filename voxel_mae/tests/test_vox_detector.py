@@ -64,6 +64,7 @@ def test_box_loss_by_hand():
     assert box_loss(codes[0, :1].expand(2, 8), targets, weights) == 0
 
 
+@pytest.mark.fault(12)
 def test_without_boxes_the_losses_are_finite_and_so_are_the_gradients():
     logits, codes = torch.randn(5, 3, requires_grad=True), torch.randn(5, 8, requires_grad=True)
     targets = Targets(
@@ -227,6 +228,7 @@ def test_a_sample_s_detections_do_not_depend_on_its_batch():
     torch.testing.assert_close(alone.boxes, together.boxes, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("counts", [(0, 0), (0, 300), (1,), (1, 0)])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_empty_and_one_voxel_frames_train_and_detect(counts, kernel):
@@ -241,6 +243,7 @@ def test_empty_and_one_voxel_frames_train_and_detect(counts, kernel):
     assert all(torch.isfinite(value).all() for value in detector.state_dict().values())
 
 
+@pytest.mark.fault(12)
 def test_frames_without_boxes_train():
     losses, diagnostics = small_detector()(small_batch(), boxes=torch.zeros(2, 1, 8))
     assert losses["loc"] == 0 and torch.isfinite(losses["cls"]) and diagnostics["boxes"] == 0

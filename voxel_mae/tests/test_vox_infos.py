@@ -163,6 +163,7 @@ class Hostile:
         return self.call, self.arguments
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize(("call", "named"), [(print, "builtins.print"), (eval, "builtins.eval"),
                                              (shutil.rmtree, "shutil.rmtree"), (np.save, "numpy.save")])  # fmt: skip
@@ -178,6 +179,7 @@ def test_a_pickle_that_wants_to_run_something_is_refused(tmp_path, call, named, 
     assert convert_command([str(path)]) == 2
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps([1, 2])[:-3], pickle.dumps(7)])
 def test_what_is_no_pickle_of_infos_is_refused(tmp_path, content):
     path = tmp_path / "custom_infos_train.pkl"

@@ -77,6 +77,7 @@ def test_a_detector_s_checkpoint_brings_its_head_too(tmp_path):
     assert same(target, copies(source)) and not report.missing and report.coverage == 1
 
 
+@pytest.mark.fault(10)
 def test_a_data_parallel_checkpoint_without_manifest_arrives(tmp_path, caplog):
     source, target = small_detector(seed=1), small_detector(seed=2)
     wrapped = {f"module.{name}": value for name, value in source.state_dict().items()}
@@ -98,6 +99,7 @@ def refused(tmp_path, content, match, target=None, **options):
     return str(error.value)
 
 
+@pytest.mark.fault(10)
 def test_another_feature_count_fails_loudly(tmp_path):
     """Trap T17: 5 point features into 3."""
     state = small_pretrainer().state_dict()
@@ -107,6 +109,7 @@ def test_another_feature_count_fails_loudly(tmp_path):
     assert "5 point features into 4 channels, the configuration 3 into 4" in message and "used_feature_list" in message
 
 
+@pytest.mark.fault(10)
 def test_other_widths_fail_loudly(tmp_path):
     wide = small_detector(widths=(4, 8, 16, 16, 16))
     message = refused(tmp_path, {"model_state": wide.state_dict()}, r"backbone's values fit, 100\.00 % are asked for")
@@ -114,6 +117,7 @@ def test_other_widths_fail_loudly(tmp_path):
     refused(tmp_path, {"model_state": wide.state_dict()}, "mismatched", min_coverage=0.01)  # never silently dropped
 
 
+@pytest.mark.fault(10)
 def test_one_missing_tensor_fails_unless_less_is_asked_for(tmp_path):
     state = small_pretrainer(seed=1).state_dict()
     del state["pretrainer.backbone_3d.conv6.0.0.weight"]
@@ -124,6 +128,7 @@ def test_one_missing_tensor_fails_unless_less_is_asked_for(tmp_path):
     refused(tmp_path, {"model_state": state}, r"99\.90 % are asked for", min_coverage=0.999)
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize(("key", "voxel", "name"), [("grid_voxel_m", (0.4, 0.4, 0.4), "VOXEL_SIZE")])
 def test_another_voxel_size_is_refused(tmp_path, key, voxel, name):
     source = small_detector(grid=small_grid(voxel))
@@ -131,6 +136,7 @@ def test_another_voxel_size_is_refused(tmp_path, key, voxel, name):
     assert "0.4" in message and "0.2" in message
 
 
+@pytest.mark.fault(10)
 def test_another_range_is_refused_and_an_unknown_one_is_said(tmp_path, caplog):
     state = small_detector().state_dict()
     state["grid_range_m"] = state["grid_range_m"] * 2
@@ -141,11 +147,13 @@ def test_another_range_is_refused_and_an_unknown_one_is_said(tmp_path, caplog):
     assert "does not state its POINT_CLOUD_RANGE" in caplog.text
 
 
+@pytest.mark.fault(10)
 def test_another_head_is_refused(tmp_path):
     other = small_detector(settings=small_settings(((1, 2),)))
     refused(tmp_path, {"model_state": other.state_dict()}, r"dense_head\.heads_list\.0\.hm\.1")
 
 
+@pytest.mark.fault(8, 10)
 def test_files_that_are_no_weights_are_refused(tmp_path):
     refused(tmp_path, {"model_state": {"fc.weight": torch.ones(2)}}, r"no `backbone_3d\.\*` weights")
     (tmp_path / "a.pth").write_text("<html>")
@@ -153,6 +161,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
         load_params_from_file(small_detector(), tmp_path / "a.pth")
 
 
+@pytest.mark.fault(10)
 def test_pretraining_takes_no_weights(tmp_path):
     refused(tmp_path, {"model_state": small_detector().state_dict()}, "pretrains", small_pretrainer())
 
@@ -209,6 +218,7 @@ def test_the_layout_of_a_first_layer_with_three_features_is_left_to_the_others()
     assert convert.find_layout({"a": torch.zeros(3, 3, 3, 3, 3), "b": torch.zeros(8, 3, 3, 3, 4)}) == "spconv 2.x"
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
