@@ -242,10 +242,9 @@ def _plots(found: Findings, folder: Path) -> list[tuple[Path, str]]:
                        {name: (one["low"], one["high"]) for name, one in rows.items()}, label)  # fmt: skip
     plots = [(arms, folder / "arms.png", "Line: mean over seeds; band: 95 % interval; dots: seeds.")]
     if found.curve:
-        sizes = sorted(found.curve)
-        errors = {
-            titles[arm]: [stacked_mean(found.curve[n][arm], question) for n in sizes] for arm in found.curve[sizes[0]]
-        }
+        by_size = {**{str(size): found.curve[size] for size in sorted(found.curve)}, "all": found.test}
+        sizes, smallest = list(by_size), found.curve[min(found.curve)]
+        errors = {titles[arm]: [stacked_mean(arms[arm], question) for arms in by_size.values()] for arm in smallest}
         plots.append((curve_figure(sizes, errors, label), folder / "curve.png", "Error by training samples."))
     for figure, path, _ in plots:
         figure.savefig(path, dpi=130)

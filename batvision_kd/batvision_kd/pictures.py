@@ -124,14 +124,13 @@ def arms_figure(
     return figure
 
 
-def curve_figure(sizes: Sequence[int], errors: Mapping[str, Sequence[float]], label: str) -> Figure:
-    """Error over the number of training samples, one line per arm."""
+def curve_figure(sizes: Sequence[str], errors: Mapping[str, Sequence[float]], label: str) -> Figure:
+    """Error over the number of training samples (in words, evenly spaced), one line per arm."""
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     panel = figure.subplots()
     for name, values in errors.items():
-        panel.plot(sizes, values, marker="o", label=name)
-    panel.set_xscale("log")
-    panel.set_xticks(list(sizes), labels=[str(size) for size in sizes])
+        panel.plot(range(len(sizes)), values, marker="o", label=name)
+    panel.set_xticks(range(len(sizes)), labels=list(sizes))
     panel.set_xlabel("training samples")
     panel.set_ylabel(fill(label, LABEL_CHARACTERS // 2))
     panel.grid(alpha=0.3)
