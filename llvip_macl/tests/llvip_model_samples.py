@@ -15,6 +15,7 @@ import llvip_macl.models.neck  # noqa: F401
 
 CONFIGS = Path(__file__).parents[1] / "configs/_base_/models"
 HW = (64, 96)  # pixels: the smallest that leaves every level of the pyramid a cell or more
+WIDTH = 32  # of the small detector's pyramid
 SCOPE = "mmdet"
 
 

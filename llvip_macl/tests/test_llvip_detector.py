@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from llvip_model_samples import batch, build, images, sample, small_config, small_model
+from llvip_model_samples import WIDTH, batch, build, images, sample, small_config, small_model
 
 from llvip_macl.models.weights import keep_one_class, single_stream_to_pair
 from shared.errors import CheckpointError, ConfigError, DataError, NonFiniteError
@@ -274,7 +274,7 @@ def test_one_class_of_many_is_kept_with_its_boxes():
     one = small_model(modality="vis", roi_head__macl_head=None).eval()
     kept = keep_one_class(many.state_dict(), 2)
     one.load_state_dict(kept.state_dict)
-    rows = torch.randn(3, 64, 7, 7)
+    rows = torch.randn(3, WIDTH, 7, 7)
     with torch.no_grad():
         scores, boxes = many.roi_head.bbox_head(rows)
         own_scores, own_boxes = one.roi_head.bbox_head(rows)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from llvip_model_samples import batch, images, sample, small_model
+from llvip_model_samples import WIDTH, batch, images, sample, small_model
 
 from llvip_macl.models.paired_boxes import ImageRows, carry_boxes, evenly, group_numbers, image_rows
 from shared.errors import ConfigError
@@ -63,7 +63,7 @@ def head_losses(model, data_samples, proposals=None, seed=0):
 
     g = torch.Generator().manual_seed(seed)
     vis, ir = (
-        tuple(torch.randn(len(data_samples), 64, 32 >> i, 40 >> i, generator=g) for i in range(5)) for _ in range(2)
+        tuple(torch.randn(len(data_samples), WIDTH, 32 >> i, 40 >> i, generator=g) for i in range(5)) for _ in range(2)
     )
     found = [InstanceData(bboxes=s.gt_instances.bboxes + 1.0) for s in data_samples] if proposals is None else proposals
     fused = tuple((v + r) / 2 for v, r in zip(vis, ir, strict=True))
@@ -76,11 +76,11 @@ def test_rows_follow_the_rois_not_the_batch(model):
     assert float(losses["macl_rows"]) == 2 * 4  # four persons, each with its box and a proposal
     _, one = batch(1)
     assert float(head_losses(model, one)["macl_rows"]) == 2 * 3
-    model.roi_head.macl_head.settings = model.roi_head.macl_head.settings.__class__(in_dim=64, roi_source="gt")
+    model.roi_head.macl_head.settings = model.roi_head.macl_head.settings.__class__(in_dim=WIDTH, roi_source="gt")
     try:
         assert float(head_losses(model, two)["macl_rows"]) == 4
     finally:
-        model.roi_head.macl_head.settings = model.roi_head.macl_head.settings.__class__(in_dim=64)
+        model.roi_head.macl_head.settings = model.roi_head.macl_head.settings.__class__(in_dim=WIDTH)
 
 
 def test_only_true_losses_are_called_losses(model):
@@ -107,7 +107,7 @@ def test_few_or_no_persons(model, persons):
 def test_infrared_boxes_serve_the_infrared_half(model):
     here, there = [(8, 10, 20, 38)], [(28, 10, 40, 38)]
     head = model.roi_head.eval()
-    feats = [tuple(torch.randn(1, 64, 32 >> i, 40 >> i) for i in range(5)) for _ in range(2)]
+    feats = [tuple(torch.randn(1, WIDTH, 32 >> i, 40 >> i) for i in range(5)) for _ in range(2)]
     moved = [torch.tensor(there, dtype=torch.float32)]
     seen = [torch.tensor(here, dtype=torch.float32)]
     vis, ir = head.paired_embeddings(*feats, seen, moved)
@@ -121,7 +121,7 @@ def test_infrared_boxes_serve_the_infrared_half(model):
 
 def test_weights_are_applied_once_and_the_nats_are_not_weighted():
     samples = batch()[1]
-    plain = head_losses(small_model(), samples)
+    plain = head_losses(small_model(roi_head__macl_weight=1.0), samples)
     light = head_losses(small_model(roi_head__macl_weight=0.3), samples)
     torch.testing.assert_close(light["loss_macl"], 0.3 * plain["loss_macl"])
     assert torch.equal(light["macl_nats"], plain["loss_macl"].detach())
@@ -148,7 +148,7 @@ def test_the_separate_and_the_domain_term_have_names_and_weights_of_their_own():
 
 
 def test_widths_follow_the_pyramid_and_wrong_ones_are_refused(model):
-    assert model.roi_head.macl_head.settings.in_dim == 64
+    assert model.roi_head.macl_head.settings.in_dim == WIDTH
     with pytest.raises(ConfigError, match=r"dhn needs roi_head\.macl_head"):
         small_model(roi_head__macl_head=None, roi_head__dhn={"type": "DHNSampler"}, modality="vis")
     with pytest.raises(ConfigError, match=r"dhn\.dim=64 must equal macl_head\.proj_dim=128"):
@@ -160,7 +160,7 @@ def test_one_pyramid_is_not_enough_for_macl(model):
 
     samples = batch()[1]
     found = [InstanceData(bboxes=s.gt_instances.bboxes) for s in samples]
-    levels = tuple(torch.randn(2, 64, 32 >> i, 40 >> i) for i in range(5))
+    levels = tuple(torch.randn(2, WIDTH, 32 >> i, 40 >> i) for i in range(5))
     with pytest.raises(ConfigError, match="only one reached the RoI head"):
         model.roi_head.loss(levels, found, samples)
 
