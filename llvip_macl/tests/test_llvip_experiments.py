@@ -163,11 +163,13 @@ def test_every_arm_of_the_default_plan_builds_what_its_title_says():
         options = plan.options_of(Piece(name, 0))
         model = build_model(model_config(str(plan.config_of(name)), options), initialise=False)
         head = model.roi_head
-        parts[name] = (model.modality, model.neck.msp is not None, head.macl_head is not None, head.dhn is not None)
+        strength = head.macl_head and head.weights["macl"]
+        parts[name] = (model.modality, model.neck.msp is not None, strength, head.dhn is not None)
     assert parts == {
-        "visible": ("vis", False, False, False), "infrared": ("ir", False, False, False),
-        "fused": ("both", False, False, False), "msp": ("both", True, False, False),
-        "macl": ("both", True, True, False), "dhn": ("both", True, True, True), "transfer": ("both", True, True, True),
+        "visible": ("vis", False, None, False), "infrared": ("ir", False, None, False),
+        "fused": ("both", False, None, False), "msp": ("both", True, None, False),
+        "macl": ("both", True, 0.1, False), "macl_full": ("both", True, 1.0, False),
+        "dhn": ("both", True, 0.1, True), "transfer": ("both", True, 0.1, True),
     }  # fmt: skip
 
 
