@@ -104,13 +104,8 @@ def _handler_rules(handler: ast.ExceptHandler) -> list[str]:
 
 
 BAD_CODE = {
-    "pickle.load": "import pickle\npickle.load(open('x', 'rb'))",
-    "pickle.loads": "from pickle import loads",
-    "pickle.Unpickler": "import pickle\nclass Mine(pickle.Unpickler):\n    pass",
-    "yaml.load": "import yaml\nyaml.load('a', Loader=yaml.Loader)",
-    "os.system": "import os\nos.system('ls')",
-    "eval": "eval('1')",
-    "exec": "exec('1')",
+    **{f"{module}.{name}": f"import {module}\n{module}.{name}(x)" for module, names in CALLS.items() for name in names},
+    **{name: f"{name}('1')" for name in BUILTINS},
     "shell=True": "import subprocess\nsubprocess.run('ls', shell=True)",
     "weights_only=False": "import torch\ntorch.load('x', weights_only=False)",
     "torch.load without weights_only": "import torch\ntorch.load('x')",
@@ -124,6 +119,12 @@ BAD_CODE = {
 @pytest.mark.parametrize("rule", BAD_CODE)
 def test_the_code_gate_sees(rule):
     assert rule in {found for found, _ in code_faults(BAD_CODE[rule])}
+
+
+def test_the_code_gate_sees_an_import_and_an_heir():
+    assert BAD_CODE.keys() == CODE_RULES
+    assert code_faults("from pickle import loads") == [("pickle.loads", 1)]
+    assert code_faults("import pickle\nclass Mine(pickle.Unpickler):\n    pass") == [("pickle.Unpickler", 2)]
 
 
 def test_the_code_gate_lets_good_code_pass():

@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from real_scans import GRID, SAMPLES, scan
 
-from shared.benchmark import median_ratio, record, write
-from shared.run import run_command
+from shared.benchmark import median_ratio, parse_options, run_benchmark
 from voxel_mae.grid import Grid
 from voxel_mae.masking import Calibrated, Masking, Radial, TwoStage, mask_batch, mask_rng
 from voxel_mae.voxelize import VoxelBatch, batch_voxels
@@ -142,18 +141,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=Path, default=SAMPLES, help="default: $REAL_SAMPLES, or beside the workspace")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="one frame, three rounds")
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args(argv)
+    args = parse_options(parser, argv, quick="one frame, three rounds")
+    return run_benchmark(benchmark, args, OUT)
 
-    def work() -> int:
-        torch.set_num_threads(args.threads)
-        rounds, wanted = (3, ["nuscenes"]) if args.quick else (args.rounds, FRAMES)
-        results = measure(args.samples, rounds, wanted)
-        write(args.out, record("masking_speed", {"threads": args.threads, **results}))
-        return 0
 
-    return run_command(work)
+def benchmark(args: argparse.Namespace) -> dict[str, Any]:
+    torch.set_num_threads(args.threads)
+    rounds, wanted = (3, ["nuscenes"]) if args.quick else (args.rounds, FRAMES)
+    return {"threads": args.threads, **measure(args.samples, rounds, wanted)}
 
 
 if __name__ == "__main__":
