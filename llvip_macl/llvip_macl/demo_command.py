@@ -232,7 +232,8 @@ def write_report(finished: Finished, pictures: Sequence[tuple[Path, str]], secon
                      "COCO AP": _percent(scores.get("coco/bbox_mAP"))})  # fmt: skip
     page.text(
         "A small two-stream detector was trained on drawn LLVIP scenes (stage 1), then fine-tuned with frozen "
-        "backbones and hard negatives on drawn KAIST scenes (stage 2), and judged on streets that neither stage saw. "
+        "backbones and hard negatives on drawn KAIST scenes (stage 2), and judged on streets that neither stage saw: "
+        f"the weights are of stage 2's last epoch ({finished.weights.name}), so nothing was chosen on the test pairs. "
         "It is small and short: it shows that every part works, not what the method can reach. What each part is "
         "worth is the question of `python -m llvip_macl.experiments`."
     )

@@ -25,9 +25,24 @@ FAMILIES = {
 OFFICIAL_ALIASES = ("mmcv-lite", "mmcv-full")
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 OTHERS = ("torch", "torchvision", "numpy", "pycocotools")
+PINS = {  # of pyproject.toml
+    "torch": "2.10.*",
+    "torchvision": "0.25.*",
+    "onedl-mmdetection": "3.5.1",
+    "onedl-mmcv": "2.3.6",
+    "onedl-mmengine": "0.10.12",
+    "opencv-python-headless": "4.11.*",
+}
+
+
+def pinned(*names: str) -> str:
+    """For pip: the distributions in the versions that this package takes."""
+    return " ".join(f"'{name}=={PINS[name]}'" if name in PINS else name for name in names)
+
+
 BUILD = (
-    "pip install torch torchvision 'setuptools>=80,<81' wheel ninja psutil packaging && "
-    "pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps onedl-mmcv==2.3.6"
+    f"pip install {pinned('torch', 'torchvision')} 'setuptools>=80,<81' wheel ninja psutil packaging && "
+    f"pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps {pinned('onedl-mmcv')}"
 )
 MISSING_MMCV = f"mmcv is not installed. Build it against this torch: {BUILD}"
 NO_OPERATORS = (
@@ -70,16 +85,18 @@ def family_problems(version_of: Callable[[str], str | None]) -> list[str]:
     for name, members in FAMILIES.items():
         missing = [one for one in members if one not in found[name]]
         if found[name] and missing and not (name == "official" and found["onedl"]):
-            problems.append(f"of the {name} family {', '.join(missing)} is missing: pip install {' '.join(missing)}.")
+            remedy = BUILD if "onedl-mmcv" in missing else f"pip install {pinned(*missing)}"
+            problems.append(f"of the {name} family {', '.join(missing)} is missing: {remedy}.")
     if not found["official"] and not found["onedl"]:
         problems.append(
-            "neither family is installed: pip install onedl-mmdetection onedl-mmengine, and " + MISSING_MMCV
+            f"neither family is installed: pip install {pinned('onedl-mmdetection', 'onedl-mmengine')}, and "
+            + MISSING_MMCV
         )
     builds = [name for name in OPENCV if version_of(name)]
     if len(builds) > 1:
         problems.append(
             f"{len(builds)} builds of OpenCV are installed ({', '.join(builds)}) and overwrite each other's files: "
-            f"pip uninstall -y {' '.join(builds)} && pip install opencv-python-headless."
+            f"pip uninstall -y {' '.join(builds)} && pip install {pinned('opencv-python-headless')}."
         )
     return problems
 

@@ -17,7 +17,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from llvip_samples import Work, warm
+from llvip_samples import Work, nothing_to_train
 
 from llvip_macl.runtime import checkpoints
 from shared import checkpoint
@@ -25,25 +25,6 @@ from shared.errors import CheckpointError
 
 slow = pytest.mark.slow
 REMEDY = re.compile(r"[Rr]estore|remove|[Ff]etch|update this code|check the path|give a checkpoint|[Uu]se |start")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    warm()
-    return tmp_path_factory.mktemp("llvip_refusals") / "data"
-
-
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
-    """A run of one epoch."""
-    one = Work(tmp_path_factory.mktemp("trained") / "one", data)
-    one.train("train_cfg.max_epochs=1")
-    return one
-
-
-@pytest.fixture
-def work(data, tmp_path):
-    return Work(tmp_path / "one", data)
 
 
 # --- damaged checkpoints ----------------------------------------------------------------------------------------------
@@ -326,9 +307,3 @@ def test_averaged_weights_alone_are_weights(trained, work, tmp_path):
     torch.save(averaged, tmp_path / "ema.pth")
     output = work.train(f"load_from={tmp_path / 'ema.pth'}", resume=False, inject=nothing_to_train)
     assert "100.0 % of the model's values" in output
-
-
-def nothing_to_train():
-    from llvip_macl.runtime.loop import PairedEpochLoop
-
-    PairedEpochLoop.run = lambda self: self.runner.model

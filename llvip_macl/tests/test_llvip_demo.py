@@ -58,6 +58,7 @@ def finished(folder):
 def test_the_page_says_that_the_data_are_drawn_and_has_the_scores(tmp_path):
     page = write_report(finished(tmp_path), [], 20.0).read_text()
     assert "Embedded data" in page and "41.2 %" in page and "50.0 %" in page and "stage 1 10 s" in page
+    assert "last epoch (epoch_4.pth)" in page
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from llvip_samples import PROJECT, Work, rows, warm
+from llvip_samples import PROJECT, Work, rows
 
 from shared import checkpoint
 from shared.faults import hold_to_golden
@@ -24,12 +24,6 @@ metrics_export = dict(enable=False)
 QUICK = ("train_cfg.max_epochs=7", "train_cfg.val_begin=100", "train_cfg.checkpoint_interval_iters=0",
          "default_hooks.checkpoint.interval=-1", "default_hooks.checkpoint.save_last=False",
          "default_hooks.checkpoint.save_best=None")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    warm()
-    return tmp_path_factory.mktemp("llvip_golden") / "data"
 
 
 def losses(run):

@@ -8,23 +8,12 @@ import time
 
 import pytest
 import torch
-from llvip_samples import Work, rows, warm
+from llvip_samples import Work, rows
 
 from shared import checkpoint
 from shared.injections import at_call, differences, kill, send, without_chance
 
 slow = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    warm()
-    return tmp_path_factory.mktemp("llvip_processes") / "data"
-
-
-@pytest.fixture
-def work(data, tmp_path):
-    return Work(tmp_path / "one", data)
 
 
 def loop():

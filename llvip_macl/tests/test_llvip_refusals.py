@@ -3,22 +3,11 @@
 import re
 
 import pytest
-from llvip_samples import Work, warm
+from llvip_samples import Work
 
 from shared.errors import ConfigError
 
 slow = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    warm()
-    return tmp_path_factory.mktemp("llvip_refusals") / "data"
-
-
-@pytest.fixture
-def work(data, tmp_path):
-    return Work(tmp_path / "one", data)
 
 
 # --- configs ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Children are forked from this process, which has mmdet loaded; the toy draws ran
 queue that moves after backward, averaged weights and a schedule, so that whatever a checkpoint forgets shows.
 """
 
+import contextlib
 import importlib
 import json
 import shutil
@@ -295,8 +296,10 @@ def test_two_processes_end_with_equal_weights_and_one_record(loop, work):
 
         loop.run = run
 
-    ended = work.processes(inject={0: keep, 1: keep})
+    with contextlib.chdir(work.folder):
+        ended = work.processes(inject={0: keep, 1: keep})
     assert [one.code for one in ended] == [0, 0], ended[0].output[-3000:] + ended[1].output[-3000:]
+    assert not [*work.folder.rglob(".dist_test"), *work.folder.rglob(".collected")]  # what two validations went through
     assert (sums / "0").read_text() == (sums / "1").read_text()
     rows = metrics_of(work.run)
     assert len([row for row in rows if row["split"] == "val"]) == 2

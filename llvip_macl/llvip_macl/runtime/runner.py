@@ -41,6 +41,7 @@ from .loader import TellingBatches, build_loader
 from .schedules import apply_settings, differences, replay, settings_of
 
 KEPT_ITERATIONS = 2  # iter_*.pth
+COLLECTED = ".collected"  # of the processes' results while they are judged; hidden, as a run's folder may hold it
 LOAD_RULES = ("single_stream", "keep_class", "allow_missing", "allow_unexpected", "allow_mismatched", "min_coverage")
 BASE_SETTINGS = "base_param_settings"  # of MMEngine's wrapper: a copy of the optimizer's defaults, made anew
 
@@ -90,9 +91,16 @@ class PairedRunner(Runner):
     build_model = told(Runner.build_model, "model")
     build_optim_wrapper = told(Runner.build_optim_wrapper, "optim_wrapper")
     build_param_scheduler = told(Runner.build_param_scheduler, "param_scheduler")
-    build_evaluator = told(Runner.build_evaluator, "evaluator")
     build_train_loop = told(Runner.build_train_loop, "train_cfg or train_dataloader")
     register_hooks = told(Runner.register_hooks, "default_hooks or custom_hooks")
+
+    def build_evaluator(self, evaluator: Any) -> Any:
+        """MMEngine's, whose metrics gather what several processes found in the work dir, where nothing of it stays (by
+        default they leave a folder `.dist_test` wherever the command was started)."""
+        built = told(super().build_evaluator, "evaluator")(evaluator)
+        for metric in built.metrics:
+            metric.collect_dir = metric.collect_dir or str(self.folder / COLLECTED)
+        return built
 
     def build_val_loop(self, loop: Any) -> Any:
         """MMEngine's loop, over batches whose troubles are told by sample."""

@@ -5,7 +5,8 @@
 
 Prints the metrics and writes, into the work dir, results_<checkpoint>.json (metrics, what was judged by what),
 detections_<checkpoint>.json (COCO's list) and, where a miss rate is judged, detections_<checkpoint>.txt, which
-`python -m llvip_macl.evaluation.kaist_mr` reads. Exit codes: 0 done, 2 something for you to mend.
+`python -m llvip_macl.evaluation.kaist_mr` reads. Weights that were chosen on the very pairs they are tested on are
+judged all the same, and a warning says so. Exit codes: 0 done, 2 something for you to mend.
 """
 
 import argparse
@@ -15,11 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shared import checkpoint
 from shared.errors import ConfigError
 from shared.run import run_command
 from shared.storage import sha256_of, storage_error, write_atomic
 
+from .embedded import datasets_of
 from .train_command import add_common, build_runner, processes
+from .work_folder import admit_training
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,7 +81,7 @@ def _refuse(arguments: argparse.Namespace) -> None:
 
 
 def output_files(cfg: Any, arguments: argparse.Namespace) -> dict[str, Path]:
-    """{"results", "detections", "txt"}; their folders are made."""
+    """{"results", "detections", "txt"}; their folders are made, and a training may begin in the work dir later."""
     folder, name = Path(cfg.work_dir), Path(arguments.checkpoint).stem
     files = {
         "results": folder / f"results_{name}.json",
@@ -89,6 +93,7 @@ def output_files(cfg: Any, arguments: argparse.Namespace) -> dict[str, Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(path, error) from error
+    admit_training(folder)
     return files
 
 
@@ -113,20 +118,39 @@ def draw_into(cfg: Any, folder: str) -> None:
     cfg.default_hooks["visualization"] = visualization
 
 
+def chosen_on_test(cfg: Any, source: str) -> str | None:
+    """The metric that chose these weights among the epochs of their run, if this config validates on its test pairs."""
+    path = Path(source).resolve()  # best.pth leads to a best_epochN_lossX.pth, whose manifest says what chose it
+    beside = path.with_name(f"{path.name}.json")
+    metric = (checkpoint.manifest(path).get("extra") or {}).get("metric") if beside.is_file() else None
+    same = cfg.get("val_dataloader") and cfg.val_dataloader.dataset == cfg.test_dataloader.dataset
+    return metric if same and metric != "loss" else None
+
+
 def report(cfg: Any, metrics: Mapping[str, Any], files: Mapping[str, Path], source: str, command: list[str]) -> None:
-    """Print the metrics and write results_<checkpoint>.json."""
+    """Print the metrics and what they are of, and write results_<checkpoint>.json."""
     numbers = {name: float(value) for name, value in metrics.items()}
+    sets = [{key: value for key, value in one.items() if key != "pipeline"}
+            for one in datasets_of({"test_dataloader": cfg.test_dataloader})]  # fmt: skip
+    chosen_by = chosen_on_test(cfg, source)
     record = {
         "metrics": numbers,
         "checkpoint": str(source),
         "checkpoint_sha256": sha256_of(source) if Path(source).is_file() else None,
+        "chosen_on_these_pairs_by": chosen_by,
         "config": str(cfg.filename),
         "data": "embedded" if cfg.get("embedded_world") else "data_root",
+        "test_sets": sets,
         "evaluators": [dict(one) for one in cfg.test_evaluator],
         "command": command,
     }
     mark = "  (EMBEDDED WORLD)" if cfg.get("embedded_world") else ""
     for name, value in numbers.items():
         print(f"{name}  {value:.4f}{mark}")
+    pairs = ", ".join(f"{one.get('split') or one.get('ann_file')} of {one['data_root']}" for one in sets)
+    print(f"weights {source}, pairs {pairs}")
+    if chosen_by:
+        print(f"WARNING: these weights are the best of their run's epochs by {chosen_by} on these very pairs, which is "
+              "optimistic; the last epoch_N.pth is not chosen.")  # fmt: skip
     write_atomic(files["results"], json.dumps(record, indent=1, default=str) + "\n")
     print(f"written: {files['results']}, {files['detections']}")

@@ -15,11 +15,12 @@ from typing import Any
 from shared.errors import UserError
 from shared.folder import RunFolder
 from shared.run import World
-from shared.storage import storage_error
+from shared.storage import storage_error, write_atomic
 
 from .checkpoints import LAST
 
 STAGE = "train"
+CONFIG_HASH = "llvip_macl"  # a config may change on resume: what follows from it is told, not refused
 PACKAGES = ("torch", "numpy", "onedl-mmdetection", "onedl-mmcv", "onedl-mmengine", "mmdet", "mmcv", "mmengine")
 MOVED = ("epoch_*.pth*", "iter_*.pth*", "best*.pth*", LAST, "metrics.jsonl", "alignment.json", "report.html",
          "tensorboard_logs", "figures")  # fmt: skip
@@ -36,7 +37,7 @@ def open_folder(cfg: Any, world: World, command: list[str]) -> RunFolder:
         run = RunFolder.open(
             path.parent,
             name=path.name,
-            config_hash="llvip_macl",  # a config may change on resume: what follows from it is told, not refused
+            config_hash=CONFIG_HASH,
             config_yaml=json.dumps(cfg.to_dict(), indent=1, default=str),
             stages=(STAGE,),
             world=world,
@@ -47,6 +48,12 @@ def open_folder(cfg: Any, world: World, command: list[str]) -> RunFolder:
         raise type(error)(str(error).replace("--run NAME", "--work-dir").replace("--run ", "--work-dir ")) from error
     run.record(data="embedded" if cfg.get("embedded_world") else _roots(cfg), seed=cfg.randomness.seed)
     return run
+
+
+def admit_training(folder: Path) -> None:
+    """Record in an empty folder that a training may begin there, whatever a test will have left by then."""
+    if not any(folder.iterdir()):
+        write_atomic(folder / "run.json", json.dumps({"config_hash": CONFIG_HASH, "stages": {}}) + "\n")
 
 
 def _roots(cfg: Any) -> list[str]:
