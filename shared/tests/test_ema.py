@@ -2,28 +2,12 @@
 
 import pytest
 import torch
+from sample_net import Net, weights_of
 from torch import nn
 
 from shared.ema import Ema
 from shared.errors import CheckpointError
-
-
-def new_net():
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-
-
-@pytest.fixture
-def net():
-    torch.manual_seed(0)
-    return new_net()
-
-
-def snapshot(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+from shared.injections import differences
 
 
 def train_a_little(net):
@@ -37,7 +21,7 @@ def test_decay_zero_copies(net):
     ema = Ema(net, 0.0)
     train_a_little(net)
     ema.update(net)
-    assert same(ema.shadow, net.state_dict())
+    assert differences(ema.shadow, weights_of(net)) == []
 
 
 def test_hand_values_with_warm_up():
@@ -54,12 +38,12 @@ def test_hand_values_with_warm_up():
 
 def test_buffers_are_averaged_or_copied(net):
     ema = Ema(net, 0.999)
-    start = snapshot(net)
+    start = weights_of(net)
     train_a_little(net)
     ema.update(net)
-    mean = "1.running_mean"
+    mean = "backbone.norm.running_mean"
     torch.testing.assert_close(ema.shadow[mean], 0.1 * start[mean] + 0.9 * net.state_dict()[mean])
-    assert ema.shadow["1.num_batches_tracked"].item() == 1
+    assert ema.shadow["backbone.norm.num_batches_tracked"].item() == 1
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -68,16 +52,16 @@ def test_applied_restores_bit_for_bit(net, failing):
     train_a_little(net)
     ema.update(net)
     train_a_little(net)
-    before, addresses = snapshot(net), [p.data_ptr() for p in net.parameters()]
+    before, addresses = weights_of(net), [p.data_ptr() for p in net.parameters()]
     try:
         with ema.applied(net):
-            assert same(net.state_dict(), ema.shadow)
+            assert differences(weights_of(net), ema.shadow) == []
             net(torch.randn(4, 3))  # evaluation in train mode would move the buffers
             if failing:
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
         assert failing
-    assert same(net.state_dict(), before)
+    assert differences(weights_of(net), before) == []
     assert addresses == [p.data_ptr() for p in net.parameters()], "the optimizer still holds these tensors"
     assert all(p.requires_grad for p in net.parameters())
 
@@ -95,12 +79,12 @@ def test_ema_state_round_trip(net):
     ema = Ema(net, 0.9)
     train_a_little(net)
     ema.update(net)
-    other = Ema(new_net(), 0.5)
+    other = Ema(Net(), 0.5)
     other.load_state_dict(ema.state_dict())
     train_a_little(net)
     for average in (ema, other):
         average.update(net)
-    assert same(ema.shadow, other.shadow) and other.state_dict()["updates"] == 2
+    assert differences(ema.shadow, other.shadow) == [] and other.state_dict()["updates"] == 2
 
 
 @pytest.mark.fault(10)

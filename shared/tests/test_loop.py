@@ -1,57 +1,24 @@
 """Laws of the training loop, on a toy model: a cut run equals an uncut one, and nothing bad moves the weights."""
 
-import contextlib
-import importlib
 import itertools
 import math
 import os
 import signal
-import socket
 
 import pytest
 import torch
+from loop_samples import BATCH, BATCHES, SAMPLES, Sampler, Samples
 from torch import nn
 
 from shared import checkpoint, run
 from shared import loop as loop_module
 from shared.ema import Ema
 from shared.errors import CheckpointError, ConfigError, NonFiniteError
-from shared.injections import Child, differences, metrics_of
+from shared.injections import differences, metrics_of
 from shared.loop import Loop, LoopSettings
 from shared.optim import lr_groups, warmup_cosine
 
-SAMPLES, BATCH = 14, 2
-BATCHES, STEPS = 7, 8  # an epoch has 7 batches: three steps of 2 and one of 1; two epochs
-
-
-class Sampler:
-    """Batches of (epoch, index) keys; `sizes` of them in turn."""
-
-    def __init__(self, sizes=(BATCH,) * BATCHES):
-        self.sizes, self.epoch, self.start = sizes, 0, 0
-
-    def set_position(self, epoch, batch):
-        self.epoch, self.start = epoch, batch
-
-    def __iter__(self):
-        ends = list(itertools.accumulate(self.sizes))
-        for number in range(self.start, len(self.sizes)):
-            yield [(self.epoch, i) for i in range(ends[number] - self.sizes[number], ends[number])]
-
-    def __len__(self):
-        return len(self.sizes)
-
-
-class Samples(torch.utils.data.Dataset):
-    """x (4,) and y () drawn from (seed, epoch, index)."""
-
-    def __getitem__(self, key):
-        rng = run.sample_rng(0, *key)
-        x = torch.tensor(rng.normal(size=4), dtype=torch.float32)
-        return {"x": x, "y": x.sum(), "index": key[1]}
-
-    def __len__(self):
-        return SAMPLES
+STEPS = 8  # an epoch's 7 batches are three steps of 2 and one of 1; two epochs
 
 
 class Scale(nn.Module):
@@ -336,65 +303,6 @@ def test_a_signal_during_a_hopeless_wait_for_data(training, monkeypatch, batches
     found = checkpoint.load_latest(training.loop.folder) if training.loop.folder.exists() else None
     assert (found and found[1]["position"]["step"]) == saved
     assert differences(end_of(training("whole", save_every=100)), end_of(training("cut", save_every=100))) == []
-
-
-# --- several processes
-
-
-@pytest.mark.fault(22)
-def test_two_processes_move_the_weights_as_one(tmp_path):
-    """Each takes every other sample of batches that do not divide: losses and gradients are means over all samples."""
-    importlib.import_module("torch._dynamo")  # DistributedDataParallel wants it: here once, not slowly in each child
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port = str(server.getsockname()[1])
-    several = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    children = [Child([str(tmp_path), "one"], linear_training, tmp_path / "one.log", None, {})]
-    for rank in ("0", "1"):
-        log, own = tmp_path / f"two-{rank}.log", {"RANK": rank, "LOCAL_RANK": rank}
-        children.append(Child([str(tmp_path), "two"], linear_training, log, None, {**several, **own}))
-    for child in children:
-        ended = child.wait()
-        assert ended.code == 0, ended.output
-    (_, one), (_, two) = (checkpoint.load_latest(tmp_path / name / "a") for name in ("one", "two"))
-    assert one["position"] == two["position"]
-    for name, value in one["model"].items():
-        torch.testing.assert_close(two["model"][name], value)
-    ours, theirs = (metrics_of(tmp_path / name) for name in ("one", "two"))
-    assert len(ours) == len(theirs) > 0
-    for a, b in zip(ours, theirs, strict=True):
-        assert a == {key: pytest.approx(value, rel=1e-4) if key != "split" else value for key, value in b.items()}
-
-
-class Share(Sampler):
-    """This rank's part of every batch."""
-
-    def __init__(self, sizes, world):
-        super().__init__(sizes)
-        self.world = world
-
-    def __iter__(self):
-        return (batch[self.world.rank :: self.world.size] for batch in super().__iter__())
-
-
-def linear_training(argv) -> int:
-    root, name = argv
-    with run.world_from_environment("cpu") as world:
-        run.seed_everything(3)
-        folder = run.RunFolder.open(root, name=name, config_hash="01", config_yaml="seed: 3\n", stages=("a",),
-                                    world=world, command="test")  # fmt: skip
-        model, sampler = nn.Linear(4, 1), Share((5, 3, 4, 2), world)
-        wrapped = nn.parallel.DistributedDataParallel(model) if world.size > 1 else model
-        loop = Loop(stage="a", run=folder, world=world, model=wrapped,
-                    optimizer=torch.optim.AdamW(lr_groups(model, 0.05, {})), schedule=warmup_cosine,
-                    weights={"square": 1.0}, sampler=sampler, settings=LoopSettings(2, 2, 1.0, 1, 2, 2))  # fmt: skip
-        loader = run.make_loader(Samples(), sampler, workers=0)
-        for _ in loop.epochs():
-            for batch in loop.batches(loader):
-                square = ((wrapped(batch["x"]).squeeze(1) - batch["y"]) ** 2).mean()
-                loop.step({"square": square}, ids=batch["index"].tolist(), count=len(batch["x"]))
-            loop.close_epoch()
-        folder.close()
-    return 0
 
 
 # --- the clock

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sample_net import Net, weights_of
 from torch import nn
 
 from shared.errors import ConfigError, NonFiniteError
+from shared.injections import differences
 from shared.optim import (
     Multiplier,
     accumulate,
@@ -26,31 +28,6 @@ from shared.optim import (
 
 ALONE = SimpleNamespace(rank=0, size=1, sum=lambda tensor: tensor)
 SCALE = {"backbone.stem.*": 0.01, "backbone.*": 0.1, "head.*": 2.0}
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.ModuleDict({"stem": nn.Linear(3, 4), "norm": nn.BatchNorm1d(4)})
-        self.head = nn.Linear(4, 2)
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, x):
-        return self.head(self.backbone["norm"](self.backbone["stem"](x))) * self.scale
-
-
-@pytest.fixture
-def net():
-    torch.manual_seed(0)
-    return Net()
-
-
-def snapshot(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 # --- groups ---
@@ -201,7 +178,7 @@ def test_step_equals_the_plain_recipe(net):
         norm = nn.utils.clip_grad_norm_(twin.parameters(), 0.05)
         plain.step()
         assert result.grad_norm == pytest.approx(norm.item(), rel=1e-6) and not result.stop
-    assert same(net.state_dict(), twin.state_dict())
+    assert differences(weights_of(net), weights_of(twin)) == []
     assert all(p.grad is None for p in net.parameters())
 
 
@@ -246,16 +223,16 @@ def test_non_finite_stops_before_the_weights_move(net, fault):
     x = torch.randn(8, 3)
     step(net(x).square().mean())
     net.eval()
-    before, moments = snapshot(net), repr(optimizer.state_dict())
+    before, moments = weights_of(net), repr(optimizer.state_dict())
     loss = FAULTS[fault](net(x).square().mean())
     with pytest.raises(NonFiniteError) as caught:
         step(loss, terms={"l_clip": torch.tensor(0.25), "l_sim": torch.tensor(math.nan)})
     message = str(caught.value)
     assert "step 7" in message and "l_clip 0.25" in message and "l_sim nan" in message and "a, b" in message
-    assert same(net.state_dict(), before) and repr(optimizer.state_dict()) == moments
+    assert differences(weights_of(net), before) == [] and repr(optimizer.state_dict()) == moments
     assert all(p.grad is None for p in net.parameters())
     step(net(x).square().mean())
-    assert not same(net.state_dict(), before), "the next good step works"
+    assert differences(weights_of(net), before), "the next good step works"
 
 
 @pytest.mark.fault(11)
@@ -295,7 +272,7 @@ def test_accumulated_equals_whole_batch(net):
 @pytest.mark.parametrize("bad_part", [0, 1, 2])
 def test_a_fault_inside_accumulation_is_caught(net, fault, bad_part):
     net.eval()
-    before = snapshot(net)
+    before = weights_of(net)
     optimizer, step = make_step(net)
     parts = torch.randn(12, 3).chunk(3)
     losses = [net(part).square().mean() for part in parts]
@@ -303,7 +280,7 @@ def test_a_fault_inside_accumulation_is_caught(net, fault, bad_part):
     stacked = torch.stack([accumulate(loss, 3) for loss in losses])
     with pytest.raises(NonFiniteError, match="step 7"):
         step(stacked, backward=False)
-    assert same(net.state_dict(), before) and not optimizer.state_dict()["state"]
+    assert differences(weights_of(net), before) == [] and not optimizer.state_dict()["state"]
 
 
 # --- two processes ---

@@ -33,8 +33,9 @@ from .config import PACKAGE_ROOT, Config
 from .embedded_teacher import CONFIG_NAME
 from .grounding import Talk2CarModel
 from .images import Normaliser, read_rgb, resize
+from .lettering import printable
 from .teacher import Teacher, load_teacher
-from .visualization import draw_prediction, heat_of_scores, printable
+from .visualization import draw_prediction, heat_of_scores
 from .weights import BEST, load_grounding, newest, refuse_other
 
 RESULTS = PACKAGE_ROOT / "results"

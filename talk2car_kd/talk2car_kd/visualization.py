@@ -11,19 +11,18 @@ whatever size the file has.
 import hashlib
 import io
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from shared.checkpoint import write_atomic
 from talk2car_kd.evaluation import Record
 from talk2car_kd.images import read_rgb
+from talk2car_kd.lettering import dejavu, printable, wrapped
 
 Box = Sequence[float]  # [x, y, w, h]
 Colour = tuple[int, int, int]
@@ -40,7 +39,6 @@ PANEL_WIDTH_PX = 960
 MAX_HEIGHT_PX = 1600  # of a panel, whatever the aspect ratio of the file
 MIN_STRIP_PX = 420
 MAX_LINES = 4
-MAX_CHARACTERS = 400
 INSET_BELOW = 0.17  # objects narrower and lower than this share of the panel are shown again, enlarged
 HEAT_STOPS = np.array([[20, 11, 52], [114, 31, 129], [222, 73, 104], [254, 159, 82], [252, 253, 191]], dtype=float)
 
@@ -176,9 +174,9 @@ def _framed(image: Image.Image, colour: Colour) -> Image.Image:
 
 def _draw_mark(picture: Image.Image, mark: str) -> None:
     draw = ImageDraw.Draw(picture)
-    font = _font(max(11, round(min(picture.width, PANEL_WIDTH_PX) / 60)), bold=True)
+    font = dejavu(max(11, round(min(picture.width, PANEL_WIDTH_PX) / 60)), bold=True)
     pad = font.size // 2
-    text = _wrapped(mark.upper(), font, picture.width - 4 * pad, lines=1)[0]
+    text = wrapped(mark.upper(), font, picture.width - 4 * pad, lines=1)[0]
     width, height = font.getlength(text) + 2 * pad, font.size + 2 * pad
     left, top = pad, picture.height - height - pad
     draw.rounded_rectangle((left, top, left + width, top + height), radius=pad, fill=AMBER, outline=INK)
@@ -190,9 +188,9 @@ def _draw_mark(picture: Image.Image, mark: str) -> None:
 
 def _caption(width: int, command: str, iou: float | None, legend: Sequence[Colour]) -> Image.Image:
     size = int(np.clip(width / 44, 13, 24))
-    font, small, pad = _font(size), _font(round(0.72 * size)), size
+    font, small, pad = dejavu(size), dejavu(round(0.72 * size)), size
     text = printable(command)
-    lines = _wrapped(text or "(empty command)", font, width - 2 * pad, MAX_LINES)
+    lines = wrapped(text or "(empty command)", font, width - 2 * pad, MAX_LINES)
     strip = Image.new("RGB", (width, round(1.35 * size * len(lines) + 2.2 * pad + 1.2 * small.size)), INK)
     draw = ImageDraw.Draw(strip)
     for row, line in enumerate(lines):
@@ -221,38 +219,6 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, right: float, middle: float, font, 
     box = (left, middle - font.size / 2 - 0.6 * pad, right, middle + font.size / 2 + 0.6 * pad)
     draw.rounded_rectangle(box, radius=pad, fill=TRUTH if iou > 0.5 else MISS)
     draw.text((left + pad, middle), text, font=font, fill=INK if iou > 0.5 else PAPER, anchor="lm")
-
-
-def printable(text: str) -> str:
-    """One line of bounded length, without control, format and private characters (line breaks, direction marks)."""
-    spaced = "".join(" " if c.isspace() else c for c in text[: 2 * MAX_CHARACTERS])
-    kept = "".join(c for c in spaced if c == " " or not unicodedata.category(c).startswith("C"))
-    return " ".join(kept.split())[:MAX_CHARACTERS]
-
-
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width_px: float, lines: int) -> list[str]:
-    """Break text into at most `lines` lines of `width_px`, also inside a word too long for a line; "…" ends a cut."""
-    done, line = [], ""
-    for piece in re.findall(r"\S+\s*", text):
-        while font.getlength((line + piece).rstrip()) > width_px and len(done) < lines:
-            if not line:  # the word alone is too long
-                fitting = max(1, sum(font.getlength(piece[: n + 1]) <= width_px for n in range(len(piece))))
-                line, piece = piece[:fitting], piece[fitting:]
-            done, line = [*done, line.rstrip()], ""
-        line += piece
-    done = [*done, line.rstrip()] if line.strip() else done
-    if len(done) > lines:
-        last = done[lines - 1]
-        while last and font.getlength(last + " …") > width_px:
-            last = last[:-1]
-        done = [*done[: lines - 1], last.rstrip() + " …"]
-    return done
-
-
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib ships it: Latin, Greek, Cyrillic, Arabic; the same on every machine."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
 
 
 # --- where the model looked ---
@@ -307,8 +273,8 @@ def contact_sheet(
 
 
 def _heading(width: int, title: str) -> Image.Image:
-    font = _font(22, bold=True)
-    lines = _wrapped(printable(title), font, width, lines=2)
+    font = dejavu(22, bold=True)
+    lines = wrapped(printable(title), font, width, lines=2)
     heading = Image.new("RGB", (width, 32 * max(1, len(lines))), INK)
     for row, line in enumerate(lines):
         ImageDraw.Draw(heading).text((0, 32 * row), line, font=font, fill=PAPER)

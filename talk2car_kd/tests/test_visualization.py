@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from shared.errors import DataError
+from talk2car_kd import lettering
 from talk2car_kd import visualization as vis
 from talk2car_kd.evaluation import Record
 from talk2car_kd.talk2car_annotations import Command
@@ -191,20 +192,20 @@ def test_text_is_shown_in_the_strip():
 
 
 def test_wrapping_keeps_the_words_and_the_width():
-    font = vis._font(18)
+    font = lettering.dejavu(18)
     text = "turn right after the second parked car and stop next to the man in the orange jacket"
-    lines = vis._wrapped(text, font, 300, lines=9)
+    lines = lettering.wrapped(text, font, 300, lines=9)
     assert " ".join(lines) == text and len(lines) > 2
     for sample in (text, "y" * 200, "a " + "w" * 100):
-        cut = vis._wrapped(sample, font, 300, lines=2)
+        cut = lettering.wrapped(sample, font, 300, lines=2)
         assert len(cut) == 2 and cut[-1].endswith("…")
         assert all(font.getlength(line) <= 300 for line in cut)
 
 
 @pytest.mark.fault(21)
 def test_printable_text_is_one_bounded_line():
-    assert vis.printable("a\n b\tc\u202e\x00d") == "a b cd"
-    assert len(vis.printable("z" * 10**6)) == vis.MAX_CHARACTERS
+    assert lettering.printable("a\n b\tc\u202e\x00d") == "a b cd"
+    assert len(lettering.printable("z" * 10**6)) == lettering.MAX_CHARACTERS
 
 
 # --- heat ---
