@@ -59,8 +59,10 @@ def train_all(study: Study) -> dict[Piece, Path]:
 def trained(study: Study, piece: Piece, weights: Path | None) -> Path:
     """The last checkpoint of a piece, and a record of what it was made of. UserError when one of these has changed."""
     record = study.folder / "pieces" / f"{piece.tag}.json"
+    settings = _digest(study.plan, piece)
+    hold_to(record, piece.tag, {"settings": settings}, finished=False)
     path = study.bench.train(piece, weights)
-    now = {"settings": _digest(study.plan, piece), "checkpoint": study.bench.sha256(path),
+    now = {"settings": settings, "checkpoint": study.bench.sha256(path),
            "weights": study.bench.sha256(weights) if weights else None}  # fmt: skip
     hold_to(record, piece.tag, now)
     return path
