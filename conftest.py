@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["shared.fault_table"]  # which cases are slow, and which faults were survived
+# Which cases are slow, which faults were survived; the lines of the READMEs that tests execute.
+pytest_plugins = ["shared.fault_table", "shared.readme_commands"]
 ROOT = Path(__file__).parent
 REAL_SAMPLES = Path(os.environ.get("REAL_SAMPLES", ROOT.parent / "shared" / "real"))
 

@@ -10,27 +10,9 @@ import pytest
 import torch
 
 from shared.injections import Child, metrics_of
+from shared.readme_commands import lines_of
 
 PROJECT = Path(__file__).parents[1]
-A = """configs/llvip/stage1_llvip_pretrain.py
-   --work-dir work_dirs/stage1_tune
-   --cfg-options train_cfg.max_epochs=24
-      optim_wrapper.optimizer.type=AdamW
-      optim_wrapper.optimizer.lr=0.0005
-      param_scheduler[1].milestones='[16,22]'
-      train_dataloader.batch_size=4"""
-B = """configs/llvip/stage2_kaist_domain_ft_nodomain.py
-    --work-dir work_dirs/stage2
-    --cfg-options load_from=work_dirs/stage1/best_epoch8_loss0.1140.pth
-    --amp"""
-C = """configs/llvip/stage2_kaist_domain_ft_nodomain.py
-    --work-dir work_dirs/stage2
-    --cfg-options load_from=work_dirs/stage1/epoch_7.pth
-    --amp"""
-D = """configs/llvip/stage1_llvip_pretrain.py
-    --work-dir work_dirs/stage1
-    --resume
-    --amp"""
 # A detector of 8 to 64 channels; validation and its pictures at the end only.
 TINY_MODEL = """
 _base_ = "./faster_rcnn_r18_small.py"
@@ -77,7 +59,10 @@ def run(project, words, code=0, which="train"):
 @pytest.fixture(scope="module")
 def stage1(project):
     """Command D in an empty folder: it starts from the beginning."""
-    return run(project, D)
+    import llvip_macl.register  # noqa: F401 - once, here: every child is a fork
+
+    (d,) = lines_of(test_d_again_says_that_nothing_is_left)
+    return d.run(project)
 
 
 def test_d_starts_warns_once_of_amp_and_leaves_the_named_files(project, stage1):
@@ -96,14 +81,27 @@ def test_d_starts_warns_once_of_amp_and_leaves_the_named_files(project, stage1):
     assert "state_dict" in torch.load(folder / "epoch_7.pth", weights_only=True)
 
 
-def test_d_again_says_that_nothing_is_left(project, stage1):
-    output = run(project, D)
+@pytest.mark.readme("""python tools/train.py configs/llvip/stage1_llvip_pretrain.py \\
+    --work-dir work_dirs/stage1 \\
+    --resume \\
+    --amp""")
+def test_d_again_says_that_nothing_is_left(project, stage1, readme):
+    (d,) = readme
+    output = d.run(project)
     assert "nothing is left to do" in output
     assert "train_cfg.max_epochs" in output
 
 
-def test_a_moves_the_schedule_and_drops_nothing_silently(project, stage1):
-    output = run(project, A)
+@pytest.mark.readme("""python tools/train.py configs/llvip/stage1_llvip_pretrain.py \\
+   --work-dir work_dirs/stage1_tune \\
+   --cfg-options train_cfg.max_epochs=24 \\
+      optim_wrapper.optimizer.type=AdamW \\
+      optim_wrapper.optimizer.lr=0.0005 \\
+      param_scheduler[1].milestones='[16,22]' \\
+      train_dataloader.batch_size=4""")
+def test_a_moves_the_schedule_and_drops_nothing_silently(project, stage1, readme):
+    (a,) = readme
+    output = a.run(project)
     assert "param_scheduler.1.end: 12 -> 24" in output
     rows = [row for row in metrics_of(project / "work_dirs/stage1_tune") if row["split"] == "train"]
     assert len(rows) == 24  # 4 pairs in batches of 4
@@ -112,13 +110,18 @@ def test_a_moves_the_schedule_and_drops_nothing_silently(project, stage1):
     assert ramp[23] / ramp[20] < 0.2  # the second
 
 
-def test_b_lists_the_best_files_and_then_starts_from_one(project, stage1):
+@pytest.mark.readme("""python tools/train.py configs/llvip/stage2_kaist_domain_ft_nodomain.py \\
+    --work-dir work_dirs/stage2 \\
+    --cfg-options load_from=work_dirs/stage1/best_epoch8_loss0.1140.pth \\
+    --amp""")
+def test_b_lists_the_best_files_and_then_starts_from_one(project, stage1, readme):
+    (b,) = readme
     folder = project / "work_dirs/stage1"
-    assert "best_epoch12_loss" in run(project, B, code=2)
+    assert "best_epoch12_loss" in b.run(project, code=2)
     best = (folder / "best.pth").resolve()
     shutil.copy(best, folder / "best_epoch8_loss0.1140.pth")
     shutil.copy(f"{best}.json", folder / "best_epoch8_loss0.1140.pth.json")
-    output = run(project, B)
+    output = b.run(project)
     assert "missing: roi_head.dhn" in output
     assert "frozen: backbone, backbone_ir" in output
     trained, frozen = (torch.load(path, weights_only=True)["state_dict"]
@@ -130,8 +133,13 @@ def test_b_lists_the_best_files_and_then_starts_from_one(project, stage1):
 
 
 @pytest.mark.slow
-def test_c_starts_from_an_epoch(project, stage1):
-    assert "weights of work_dirs/stage1/epoch_7.pth" in run(project, C)
+@pytest.mark.readme("""python tools/train.py configs/llvip/stage2_kaist_domain_ft_nodomain.py \\
+    --work-dir work_dirs/stage2 \\
+    --cfg-options load_from=work_dirs/stage1/epoch_7.pth \\
+    --amp""")
+def test_c_starts_from_an_epoch(project, stage1, readme):
+    (c,) = readme
+    assert "weights of work_dirs/stage1/epoch_7.pth" in c.run(project)
 
 
 def test_the_test_command_prints_and_writes_results(project, stage1):

@@ -284,12 +284,15 @@ def test_a_child_cannot_change_its_parent_and_its_end_is_told():
 
 
 @pytest.mark.slow
-def test_the_quick_plan_runs_continues_and_ends(tmp_path, capfd):
+@pytest.mark.readme("python -m llvip_macl.experiments --quick", "python -m llvip_macl.experiments --minutes 25")
+def test_the_quick_plan_runs_continues_and_ends(tmp_path, capfd, readme):
     from llvip_macl.experiments import main
 
-    argv = ["--quick", "--work-dir", str(tmp_path)]
+    quick, minutes = readme
+    argv = [*quick.arguments, "--work-dir", str(tmp_path)]
     assert main([*argv, "--minutes", "0.2"]) in (0, 143)
     assert main(argv) == 0
     data = json.loads((tmp_path / "results/quick/experiments.json").read_text())["results"]
     assert set(data["arms"]) == {"infrared", "fused", "transfer"} and data["images"] == 12
+    argv = [*minutes.arguments, "--plan", str(QUICK_PLAN), "--work-dir", str(tmp_path)]
     assert main(argv) == 0 and "nothing is left to do" in capfd.readouterr().out

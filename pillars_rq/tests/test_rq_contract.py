@@ -21,20 +21,6 @@ from pillars_rq.wire.commands import load_ends
 from shared import checkpoint
 
 TRAIN = "python train_eval_rq.py --config exp/split1_ALL.yaml"
-TRAIN_GPU = "python train_eval_rq.py --config exp/split1_ALL.yaml --gpu 0"
-TRAIN_QUIET = "python train_eval_rq.py --config exp/split1_ALL.yaml --no_wandb"
-EVAL_1X16 = """\
-python train_eval_rq.py --config exp/split1_ALL.yaml --mode eval \\
-    --eval_num_codebooks 1 --eval_num_embeddings 16 \\
-    --rq_ckpt path/to/checkpoint.pth"""
-EVAL_3X64 = """\
-python train_eval_rq.py --config exp/split1_ALL.yaml --mode eval \\
-    --eval_num_codebooks 3 --eval_num_embeddings 64 \\
-    --rq_ckpt path/to/checkpoint.pth"""
-EVAL_5X256 = """\
-python train_eval_rq.py --config exp/split1_ALL.yaml --mode eval \\
-    --eval_num_codebooks 5 --eval_num_embeddings 256 \\
-    --rq_ckpt path/to/checkpoint.pth"""
 FLAGS = {
     "-h", "--help", "--config", "--gpu", "--no_wandb", "--mode", "--eval_num_codebooks", "--eval_num_embeddings",
     "--rq_ckpt", "--target-kb", "--run", "--set", "--validate",
@@ -145,10 +131,13 @@ def test_the_base_is_recorded_and_untouched(finished):
     assert record["data"].endswith("datasets/kitti")
 
 
-def test_the_other_training_commands_find_the_run_done(work, capsys):
+@pytest.mark.readme(
+    "python train_eval_rq.py --config exp/split1_ALL.yaml --gpu 0",
+    "python train_eval_rq.py --config exp/split1_ALL.yaml --no_wandb",
+)
+def test_the_other_training_commands_find_the_run_done(work, readme):
     before = (work / "progressive_rq_logs/checkpoints/final.pth").stat().st_mtime_ns
-    assert command(TRAIN_GPU) == command(TRAIN_QUIET) == 0
-    assert capsys.readouterr().out.count("is done") == 2
+    assert all("is done" in line.run(work) for line in readme)
     assert (work / "progressive_rq_logs/checkpoints/final.pth").stat().st_mtime_ns == before
 
 
@@ -180,18 +169,28 @@ def test_legacy(work):
 # --- evaluation
 
 
-def test_the_contract_s_evaluations(tmp_path, monkeypatch, capsys):
+@pytest.mark.readme(
+    "python train_eval_rq.py --config exp/split1_ALL.yaml",
+    """python train_eval_rq.py --config exp/split1_ALL.yaml --mode eval \\
+    --eval_num_codebooks 1 --eval_num_embeddings 16 \\
+    --rq_ckpt path/to/checkpoint.pth""",
+    """python train_eval_rq.py --config exp/split1_ALL.yaml --mode eval \\
+    --eval_num_codebooks 3 --eval_num_embeddings 64 \\
+    --rq_ckpt path/to/checkpoint.pth""",
+    """python train_eval_rq.py --config exp/split1_ALL.yaml --mode eval \\
+    --eval_num_codebooks 5 --eval_num_embeddings 256 \\
+    --rq_ckpt path/to/checkpoint.pth""",
+)
+def test_the_contract_s_evaluations(tmp_path, readme):
+    training, *evaluations = readme
     work = write_work(tmp_path / "work", WIDE, train=2, val=1)
-    monkeypatch.chdir(work)
-    assert command(f"{TRAIN} --set loss_weights.det_weight=0") == 0
+    training.run(work, "--set", "loss_weights.det_weight=0")
     (work / "path/to").mkdir(parents=True)
     shutil.copy(work / "progressive_rq_logs/checkpoints/final.pth", work / "path/to/checkpoint.pth")
-    capsys.readouterr()
-    for line, point in ((EVAL_1X16, "1x16"), (EVAL_3X64, "3x64"), (EVAL_5X256, "5x256")):
-        assert command(line) == 0
+    for line, point in zip(evaluations, ("1x16", "3x64", "5x256"), strict=True):
+        assert f"\n{point} " in line.run(work)
         record = json.loads((work / "progressive_rq_logs-eval" / f"checkpoint-{point}.json").read_text())
         assert record["results"]["cells"][0]["name"] == point
-        assert f"\n{point} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -199,7 +198,7 @@ def test_the_contract_s_evaluations(tmp_path, monkeypatch, capsys):
     [
         (f"{TRAIN} --mode eval", "needs a checkpoint: --rq_ckpt FILE"),
         (f"{TRAIN} --mode grid", "needs a checkpoint: --rq_ckpt FILE"),
-        (EVAL_1X16, "path/to/checkpoint.pth does not exist"),
+        (f"{TRAIN} --mode eval --rq_ckpt path/to/checkpoint.pth", "path/to/checkpoint.pth does not exist"),
         (f"{TRAIN} --set dataset.dir=elsewhere --run x", "dataset.dir: elsewhere is not a folder"),
         (f"{TRAIN} --set dataset.dir=pretrained --run x", "is no KITTI root"),
         (f"{TRAIN} --set rq_model.latent_shape=[496,432,64] --set rq_model.code_shape=null --run x", "[32, 32, 8]"),

@@ -37,11 +37,14 @@ def test_a_cell_below_a_smaller_one_is_told_only_beyond_its_half_width():
 
 
 @pytest.mark.slow
-def test_the_quick_form_runs_and_continues(tmp_path):
-    out = tmp_path / "out"
-    assert evidence.main(["--out", str(out), "--quick", "--minutes", "0.0001"]) == evidence.MORE
+@pytest.mark.readme("python -m pillars_rq.evidence --out evidence")
+def test_the_quick_form_runs_and_continues(tmp_path, monkeypatch, readme):
+    monkeypatch.chdir(tmp_path)
+    (line,) = readme
+    out = tmp_path / "evidence"
+    assert evidence.main([*line.arguments, "--quick", "--minutes", "0.0001"]) == evidence.MORE
     assert not (out / "evidence.json").exists()
-    assert evidence.main(["--out", str(out), "--quick"]) == 0
+    assert evidence.main([*line.arguments, "--quick"]) == 0
     found = json.loads((out / "evidence.json").read_text())["results"]
     assert set(found["loss"]) == {"1x2", "1x4", "2x2", "2x4"}
     assert found["detection_loss"]["cell"] == "1x4" and set(found["dedicated"]) == {"1x4"}

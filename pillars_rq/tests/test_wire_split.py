@@ -143,10 +143,10 @@ def both(files):
 
 
 @contextlib.contextmanager
-def server_process(files, token):
+def server_process(files, token, *words):
     """`python server.py` on a free port: its process and what it says first. Whatever hangs ends by kill, and fails."""
     environment = os.environ | {"PYTHONPATH": str(PACKAGE), "PILLARS_RQ_TOKEN": token, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(PACKAGE / "server.py"), *both(files), "--listen", "tcp://127.0.0.1:*"]
+    command = [sys.executable, str(PACKAGE / "server.py"), *words, *both(files), "--listen", "tcp://127.0.0.1:*"]
     with (files / "err.txt").open("w") as err:  # a pipe that nobody reads could fill up
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True, env=environment)
     ends = threading.Timer(5 * LONGEST_S, process.kill)
@@ -160,13 +160,20 @@ def server_process(files, token):
         process.stdout.close()
 
 
-def test_the_two_commands(files, capsys, monkeypatch):
+@pytest.mark.readme(
+    "python server.py --pretrained pretrained/epoch_160.pth --rq_ckpt progressive_rq_logs/checkpoints/final.pth",
+    "python edge.py --pretrained pretrained/epoch_160.pth --rq_ckpt progressive_rq_logs/checkpoints/final.pth"
+    " --points datasets/kitti/testing/velodyne --n 2 --k 256",
+)
+def test_the_two_commands(files, capsys, monkeypatch, readme):
     """A server process, an edge, SIGTERM: exit 143, and the counts of both ends agree."""
-    with server_process(files, token="x") as (server, line):
+    served, sent = readme
+    with server_process(files, "x", *served.arguments) as (server, line):
         assert line.startswith("listening on tcp://127.0.0.1:"), (files / "err.txt").read_text()
         assert "1-3 codebook(s) with 4, 16" in line
         address = line.split()[2].rstrip(";")
-        arguments = [*both(files), "--server", address, "--points", str(files / "clouds"), "--n", "2", "--k", "16"]
+        given = [*both(files), "--server", address, "--points", str(files / "clouds"), "--k", "16"]
+        arguments = [*sent.arguments, *given]
         assert edge_main(arguments) == 1  # without the token every frame is refused
         monkeypatch.setenv("PILLARS_RQ_TOKEN", "x")
         assert edge_main([*arguments, "--repeat", "2", "--rate-hz", "50", "--simulate-bandwidth", "10"]) == 0

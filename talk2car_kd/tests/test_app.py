@@ -129,6 +129,23 @@ def test_examples_come_from_the_embedded_world_when_it_is_there(tiny_run, tmp_pa
     assert len(examples) == 3 and all(Path(path).is_file() and text for path, text in examples)
 
 
+@pytest.mark.readme("python app.py --port 7860")
+def test_the_command_serves_the_page(tiny_run, monkeypatch, readme):
+    """Until it is stopped: here once the page was fetched."""
+    served = []
+
+    def fetch(page):
+        served.append(urllib.request.urlopen(page.local_url, timeout=WAIT_S).read())
+
+    monkeypatch.setattr(gradio.Blocks, "block_thread", fetch)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    (line,) = readme
+    assert page.main([*line.arguments, "--port", port, "--checkpoint", str(tiny_run.checkpoint)]) == 0
+    assert b"Talk2Car grounding" in served[0]
+
+
 def test_a_taken_port_is_an_error_with_a_remedy(tiny_run, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -337,16 +337,19 @@ def _archive(script, name: str, folder: str):
     return data, script.Archive(path, folder, len(data), 1000, hashlib.sha256(data).hexdigest())
 
 
-def test_command_fetches_unpacks_and_skips(script, server, tmp_path, monkeypatch, capsys):
+@pytest.mark.readme("python data/download.py --dest data/coco")
+def test_command_fetches_unpacks_and_skips(script, server, tmp_path, monkeypatch, capsys, readme):
+    monkeypatch.chdir(tmp_path)
+    (line,) = readme
     table = {}
     for name, folder in (("annotations", "annotations"), ("val", "val2017"), ("train", "train2017")):
         data, table[name] = _archive(script, name, folder)
         server.files[f"/{table[name].path}"] = data
     monkeypatch.setattr(script, "ARCHIVES", table)
-    command = ["--dest", str(tmp_path / "coco"), "--images", "val", "--server", server.url]
+    command = [*line.arguments, "--images", "val", "--server", server.url]
     assert script.main(command) == 0
-    assert sorted(path.name for path in (tmp_path / "coco").iterdir()) == ["annotations", "val2017"]
-    assert (tmp_path / "coco/val2017/a.json").read_text() == "val"
+    assert sorted(path.name for path in (tmp_path / "data/coco").iterdir()) == ["annotations", "val2017"]
+    assert (tmp_path / "data/coco/val2017/a.json").read_text() == "val"
     count = len(server.requests)
     assert script.main(command) == 0
     assert len(server.requests) == count

@@ -174,9 +174,13 @@ def test_no_checkpoint_at_all(tiny_run, tmp_path):
 SMALL = ("--set", "export.image_towers=[ViT-S-32-alt]", "--set", "export.rounds=1")
 
 
-def test_the_command_measures_the_student_beside_clip_and_reports_it(tiny_run, tmp_path, capsys):
-    assert main([*command(tiny_run, tmp_path, "--checkpoint", str(tiny_run.checkpoint), *SMALL)[2:]]) == 0
+@pytest.mark.readme("python main.py --stage export")
+def test_the_command_measures_the_student_beside_clip_and_reports_it(tiny_run, tmp_path, capsys, readme):
+    (line,) = readme
+    more = command(tiny_run, tmp_path, "--checkpoint", str(tiny_run.checkpoint), *SMALL)[4:]  # after --stage export
+    assert main([*line.arguments, *more]) == 0
     printed, folder = capsys.readouterr().out, tmp_path / "results" / "e" / "export"
+    assert (folder / "model.onnx").is_file()
     record = json.loads((folder / "export.json").read_text())
     h, w = tiny_run.config.stage2.input_hw
     names = [row["name"] for row in record["latency"]["towers"]]

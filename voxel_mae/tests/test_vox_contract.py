@@ -18,18 +18,6 @@ from voxel_mae.config import PACKAGE_ROOT
 from voxel_mae.flags import Request, parse_config, train_parser
 from voxel_mae.pcdet_yaml import load_experiment
 
-STAGE_1 = """\
-python tools/train_rmae_cmae_phase1.py \\
-    --cfg_file cfgs/custom_models/rmae_cmae_isarc_4class_pretraining_phase1.yaml \\
-    --batch_size 8 \\
-    --epochs 30 \\
-    --extra_tag rmae_cmae_pretraining_phase1"""
-STAGE_2 = """\
-bash scripts/dist_train.sh 1 \\
-    --cfg_file cfgs/custom_models/rmae_cmae_isarc_4class_finetune_phase1.yaml \\
-    --pretrained_model output/custom_models/rmae_cmae_isarc_4class_pretraining_phase1/rmae_cmae_pretraining_phase1/ckpt/checkpoint_epoch_30.pth \\
-    --batch_size 8 \\
-    --extra_tag rmae_cmae_finetune_phase1"""  # noqa: E501
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
 ROOT, TOOLS = PACKAGE_ROOT, PACKAGE_ROOT / "tools"
 FLAGS = {
@@ -43,10 +31,6 @@ TEST_FLAGS = {
     "cfg_file", "batch_size", "workers", "extra_tag", "ckpt", "pretrained_model", "launcher", "tcp_port", "local_rank",
     "set", "max_waiting_mins", "start_epoch", "eval_tag", "eval_all", "ckpt_dir", "save_to_file", "infer_time",
 }  # fmt: skip
-
-
-def words(line: str) -> list[str]:
-    return shlex.split(line.replace("\\\n", " "))
 
 
 @pytest.fixture
@@ -69,26 +53,40 @@ def asked(tmp_path, monkeypatch) -> list[Request]:
     return seen
 
 
-def torchrun_words(line: str, cwd: Path) -> list[str]:
+def torchrun_words(words: list[str], cwd: Path) -> list[str]:
     """What the script hands to torchrun: the words after `--`."""
-    done = subprocess.run(words(line), cwd=cwd, env={**os.environ, "PYTHON": "echo"}, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=cwd, env={**os.environ, "PYTHON": "echo"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     given = shlex.split(done.stdout)
     assert given[: given.index("--")] == TORCHRUN
     return given[given.index("--") + 1 :]
 
 
+@pytest.mark.readme(
+    """python tools/train_rmae_cmae_phase1.py \\
+    --cfg_file cfgs/custom_models/rmae_cmae_isarc_4class_pretraining_phase1.yaml \\
+    --batch_size 8 \\
+    --epochs 30 \\
+    --extra_tag rmae_cmae_pretraining_phase1""",
+    """bash scripts/dist_train.sh 1 \\
+    --cfg_file cfgs/custom_models/rmae_cmae_isarc_4class_finetune_phase1.yaml \\
+    --pretrained_model output/custom_models/rmae_cmae_isarc_4class_pretraining_phase1/rmae_cmae_pretraining_phase1/ckpt/checkpoint_epoch_30.pth \\
+    --batch_size 8 \\
+    --extra_tag rmae_cmae_finetune_phase1""",  # noqa: E501
+)
 @pytest.mark.parametrize("cwd", [ROOT, TOOLS], ids=["root", "tools"])
-def test_both_commands_from_root_and_tools_leave_the_stated_files(cwd, asked, tmp_path, monkeypatch, capsys):
+def test_both_commands_from_root_and_tools_leave_the_stated_files(cwd, asked, tmp_path, monkeypatch, capsys, readme):
     monkeypatch.chdir(cwd)
-    script, *rest = words(STAGE_1.replace("tools/", "") if cwd == TOOLS else STAGE_1)[1:]
+    stage_1, stage_2 = readme
+    script, *rest = stage_1.words[1:]
+    script = script.removeprefix("tools/") if cwd == TOOLS else script
     assert Path(script).is_file()
     assert commands.main(Path(script).name, rest) == 0
     out = tmp_path / "output/custom_models"
     first = out / "rmae_cmae_isarc_4class_pretraining_phase1/rmae_cmae_pretraining_phase1"
     state = checkpoint.load(first / "ckpt/checkpoint_epoch_1.pth")
     assert {"epoch", "it", "model_state", "optimizer_state", "version"} <= state.keys() and state["epoch"] == 1
-    script, *rest = torchrun_words(STAGE_2, cwd)
+    script, *rest = torchrun_words(stage_2.words, cwd)
     assert Path(script).resolve() == TOOLS / "train.py"
     monkeypatch.setenv("WORLD_SIZE", "1"), monkeypatch.setenv("RANK", "0"), monkeypatch.setenv("LOCAL_RANK", "0")
     assert commands.main("train.py", rest) == 0
@@ -101,6 +99,24 @@ def test_both_commands_from_root_and_tools_leave_the_stated_files(cwd, asked, tm
     assert "loaded" in capsys.readouterr().out
     assert [one.args.extra_tag for one in asked] == ["rmae_cmae_pretraining_phase1", "rmae_cmae_finetune_phase1"]
     assert (asked[0].experiment.OPTIMIZATION.NUM_EPOCHS, asked[1].experiment.OPTIMIZATION.NUM_EPOCHS) == (30, 50)
+
+
+@pytest.mark.readme(
+    "python tools/train.py --cfg_file cfgs/custom_models/rmae_cmae_isarc_4class_finetune_phase1.yaml --validate",
+    "python tools/train.py --cfg_file cfgs/custom_models/rmae_cmae_isarc_4class_finetune_phase1.yaml",
+    "python tools/test.py --cfg_file cfgs/custom_models/rmae_cmae_isarc_4class_finetune_phase1.yaml",
+)
+def test_a_root_is_checked_a_detector_trained_from_scratch_and_judged(asked, tmp_path, readme):
+    check, training, judging = readme
+    assert "no problem found" in check.run(ROOT)
+    assert not (tmp_path / "output").exists()
+    training.run(ROOT)
+    run = tmp_path / "output/custom_models/rmae_cmae_isarc_4class_finetune_phase1/default"
+    names = ("ckpt/latest_model.pth", "eval/eval_with_train/epoch_1/val/scores.json", "run.json", "metrics.jsonl",
+             "config.yaml", "log.txt")  # fmt: skip
+    assert [name for name in names if not (run / name).is_file()] == []
+    judging.run(ROOT)
+    assert (run / "eval/epoch_1/val/default/scores.json").is_file()
 
 
 def test_the_weights_that_pretraining_leaves_arrive_in_the_detector(tmp_path, monkeypatch):
