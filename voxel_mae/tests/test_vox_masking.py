@@ -49,7 +49,7 @@ def polar_of(batch):
 def random_polar(count=20_000, seed=0, reach_m=60.0):
     rng = np.random.default_rng(seed)
     angle, distance = rng.uniform(-np.pi, np.pi, count), rng.uniform(1, reach_m, count)
-    return Polar(torch.from_numpy(distance * np.cos(angle)), torch.from_numpy(distance * np.sin(angle)))
+    return Polar(distance * np.cos(angle), distance * np.sin(angle))
 
 
 # --- geometry (trap T1) ---
@@ -57,8 +57,8 @@ def random_polar(count=20_000, seed=0, reach_m=60.0):
 
 def test_sectors_and_bands_are_those_of_the_centres_in_metres(batch):
     polar, centres = polar_of(batch), SMALL.centres_m(batch.coords).numpy()
-    np.testing.assert_allclose(polar.dx.numpy(), centres[:, 0], atol=1e-9)
-    np.testing.assert_allclose(polar.dy.numpy(), centres[:, 1], atol=1e-9)
+    np.testing.assert_allclose(polar.dx, centres[:, 0], atol=1e-9)
+    np.testing.assert_allclose(polar.dy, centres[:, 1], atol=1e-9)
     by_hand = [int((math.atan2(y, x) + math.pi) / (2 * math.pi) * 36) % 36 for x, y, _ in centres]
     assert polar.sectors(36).tolist() == by_hand
     assert polar.bands((4.0, 10.0)).tolist() == [
@@ -81,14 +81,14 @@ def test_sectors_turn_with_the_cloud():
 
 
 def test_four_quarters_begin_at_the_back_right():
-    polar = Polar(torch.tensor([-1.0, 1.0, 1.0, -1.0]).double(), torch.tensor([-1.0, -1.0, 1.0, 1.0]).double())
+    polar = Polar(np.array([-1.0, 1.0, 1.0, -1.0]), np.array([-1.0, -1.0, 1.0, 1.0]))
     assert polar.sectors(4).tolist() == [0, 1, 2, 3]
-    behind = Polar(torch.tensor([-1.0]).double(), torch.tensor([0.0]).double())
+    behind = Polar(np.array([-1.0]), np.array([0.0]))
     assert behind.sectors(4).tolist() == [0]  # pi is where the circle closes
 
 
 def test_the_limit_of_a_band_belongs_to_it():
-    polar = Polar(torch.tensor([10.0, 10.001, 30.0, 30.001]).double(), torch.zeros(4).double())
+    polar = Polar(np.array([10.0, 10.001, 30.0, 30.001]), np.zeros(4))
     assert polar.bands((10, 30)).tolist() == [0, 1, 1, 2]
 
 
@@ -137,7 +137,7 @@ def test_radial_counts_only_sectors_that_hold_something():
 def test_sectors_that_hold_too_little_give_way_to_a_random_share():
     """R-MAE's rule: most voxels in one sector, so that a draw without it keeps less than a tenth."""
     angle = np.r_[np.full(1900, 0.05), np.linspace(-3.1, 3.1, 100)]
-    polar = Polar(torch.from_numpy(np.cos(angle)), torch.from_numpy(np.sin(angle)))
+    polar = Polar(np.cos(angle), np.sin(angle))
     crowded = polar.sectors(36) == polar.sectors(36)[0]
     seen = set()
     for i in range(40):
@@ -303,6 +303,17 @@ def test_realised_shares_are_counted_by_band_and_over_the_batch():
     assert shares.metrics()["keep_0_10m"] > shares.metrics()["keep_10_30m"]
     assert KeepShares(np.array([1, 2, 3]), np.array([2, 4, 12])).metrics() == {
         "keep": 6 / 18, "keep_0_10m": 0.5, "keep_10_30m": 0.5, "keep_30m_up": 0.25}  # fmt: skip
+
+
+def test_the_counts_of_a_batch_are_those_of_each_voxel_s_band():
+    """The second sensor stands in a corner, so that voxels lie in every band."""
+    together = batch_of(ring_cloud(seed=0), ring_cloud(seed=1), sensors=[(0.0, 0.0), (-19.0, -19.0)])
+    keep, shares = mask_batch(together, SMALL, RangeOnly(), [mask_rng(0, 0, 0), mask_rng(0, 0, 1)])
+    parts = zip(together.coords.split(together.sizes()), together.sensor_xy, strict=True)
+    band = np.concatenate([seen_from(part, SMALL, sensor).bands((10, 30)) for part, sensor in parts])
+    assert shares.total.tolist() == np.bincount(band).tolist()
+    assert shares.kept.tolist() == np.bincount(band[keep.numpy()]).tolist()
+    assert (shares.kept > 0).all()
 
 
 # --- bad settings ---

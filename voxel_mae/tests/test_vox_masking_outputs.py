@@ -12,8 +12,8 @@ import torch
 from custom_root_samples import SMALL, ring_cloud
 from PIL import Image
 
-from voxel_mae.masking import KINDS, Calibrated, Radial, TwoStage
-from voxel_mae.masking_pictures import draw_cloud, draw_maskings, every_kind
+from voxel_mae.masking import KINDS, Calibrated, KeepShares, Radial, TwoStage
+from voxel_mae.masking_pictures import _title, draw_cloud, draw_maskings, every_kind
 from voxel_mae.voxelize import batch_voxels, voxelize
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -45,6 +45,13 @@ def test_every_masking_is_drawn_with_its_shares(tmp_path):
         assert (np.abs(colours.astype(int) - colour).sum(1) < 30).sum() > 200
 
 
+def test_a_title_names_the_distance_of_each_share():
+    assert _title("radial", KeepShares(np.array([1, 2, 3]), np.array([2, 8, 12]))) == (
+        "radial: 27% kept\n50% to 10 m, 25% to 30 m, 25% beyond"
+    )
+    assert _title("radial", KeepShares(np.array([1, 0, 3]), np.array([2, 0, 12]))).endswith("50% to 10 m, 25% beyond")
+
+
 def test_a_cloud_without_points_is_drawn_too(tmp_path):
     nothing = batch_voxels([voxelize(np.zeros((0, 3), np.float32), SMALL)])
     draw_maskings(nothing, SMALL, {"radial": Radial()}, tmp_path / "nothing.png")
@@ -65,7 +72,10 @@ def test_the_quick_benchmark_writes_its_record(script, real_samples, tmp_path):
     assert script.main(["--quick", "--samples", str(real_samples), "--out", str(out)]) == 0
     record = json.loads(out.read_text())
     assert {"benchmark", "date_utc", "commit", "command", "hardware", "versions", "results"} <= set(record)
-    assert record["results"]["frames"]["nuscenes"]["voxels"] == 17_477
+    frame = record["results"]["frames"]["nuscenes"]
+    assert frame["voxels"] == 17_477
+    faster = [frame[kind]["times_faster"] for kind in ("radial", "two_stage", "calibrated")]
+    assert [(row["ratio"], row["target"]) for row in record["results"]["ratios"]] == [(n, "≥ 15") for n in faster]
 
 
 def test_missing_samples_are_named(script, tmp_path, capsys):

@@ -21,6 +21,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -48,34 +49,45 @@ def mask_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
 class Polar:
     """Voxel centres of one sample seen from its sensor: dx, dy (V,) float64 metres."""
 
-    dx: Tensor
-    dy: Tensor
+    dx: np.ndarray
+    dy: np.ndarray
 
     def __len__(self) -> int:
         return len(self.dx)
 
+    @cached_property
+    def squared_m2(self) -> np.ndarray:
+        """(V,) float64: horizontal distance, squared."""
+        return self.dx * self.dx + self.dy * self.dy
+
     def sectors(self, count: int) -> np.ndarray:
         """(V,) int64, 0..count-1: floor((theta + pi) / (2 pi) count) mod count; 0 begins at -x, counter-clockwise."""
-        turns = torch.atan2(self.dy, self.dx).add_(math.pi).mul_(count / (2 * math.pi))
-        sector = turns.long()  # turns >= 0, so cutting off is the floor
-        if len(sector) and sector.max() == count:  # theta = pi, where the circle closes
+        turns = torch.atan2(torch.from_numpy(self.dy), torch.from_numpy(self.dx)).numpy()  # vectorised on every CPU
+        turns += math.pi
+        turns *= count / (2 * math.pi)
+        sector = turns.astype(np.int64)  # turns >= 0, so cutting off is the floor
+        if sector.max(initial=0) == count:  # theta = pi, where the circle closes
             sector[sector == count] = 0
-        return sector.numpy()
+        return sector
 
     def bands(self, limits_m: Sequence[float]) -> np.ndarray:
         """(V,) int8, 0..K-1: how many of the limits the horizontal distance exceeds (r <= limit is inside)."""
-        squared = self.dx.square().addcmul_(self.dy, self.dy)
-        band = torch.zeros(len(self), dtype=torch.int8)
+        band = np.zeros(len(self), np.int8)
         for limit in limits_m:
-            band += squared > limit * limit
-        return band.numpy()
+            band += self.beyond(limit)
+        return band
+
+    def beyond(self, limit_m: float) -> np.ndarray:
+        """(V,) bool."""
+        return self.squared_m2 > limit_m * limit_m
 
 
-def seen_from(coords: Tensor, grid: Grid, sensor_xy: Tensor) -> Polar:
+def seen_from(coords: Tensor, grid: Grid, sensor_xy: Tensor | Sequence[float]) -> Polar:
     """coords (V, 3 or 4: [sample], z, y, x) on the CPU; sensor_xy (2,) metres."""
-    sensor_x, sensor_y = sensor_xy.tolist()
-    dx = coords[:, -1].double().mul_(grid.voxel_m[0]).add_(grid.range_m[0] + grid.voxel_m[0] / 2 - sensor_x)
-    dy = coords[:, -2].double().mul_(grid.voxel_m[1]).add_(grid.range_m[1] + grid.voxel_m[1] / 2 - sensor_y)
+    cells, (sensor_x, sensor_y) = coords.numpy(), map(float, sensor_xy)
+    dx, dy = cells[:, -1] * grid.voxel_m[0], cells[:, -2] * grid.voxel_m[1]
+    dx += grid.range_m[0] + grid.voxel_m[0] / 2 - sensor_x
+    dy += grid.range_m[1] + grid.voxel_m[1] / 2 - sensor_y
     return Polar(dx, dy)
 
 
@@ -107,7 +119,7 @@ class Radial:
 
     def draw(self, polar: Polar, rng: np.random.Generator) -> np.ndarray:
         kept = _fixed_number_of_sectors(polar.sectors(self.sectors), self.sectors, self.ratio, rng)
-        if kept.sum() >= self.least_keep * len(kept):
+        if np.count_nonzero(kept) >= self.least_keep * len(kept):
             return kept
         return _table(rng.choice(len(kept), _rounded(self.least_keep * len(kept)), replace=False), len(kept))
 
@@ -197,9 +209,9 @@ def calibrated_chance(ratio: float, keep_probs: np.ndarray) -> float:
 
 
 def _fixed_number_of_sectors(sector: np.ndarray, count: int, ratio: float, rng: np.random.Generator) -> np.ndarray:
-    filled = np.flatnonzero(np.bincount(sector, minlength=count))
+    filled = np.flatnonzero(_table(sector, count))
     kept = rng.choice(filled, _rounded((1 - ratio) * len(filled)), replace=False) if len(filled) else filled
-    return _table(kept, count)[sector]
+    return _table(kept, count).take(sector)
 
 
 def _rounded(number: float) -> int:
@@ -209,13 +221,14 @@ def _rounded(number: float) -> int:
 def _sectors_by_chance(sector: np.ndarray, count: int, chance: float, rng: np.random.Generator) -> np.ndarray:
     """Every sector for itself; when none of the filled ones is drawn, one of them."""
     drawn = rng.random(count) < chance
-    filled = np.flatnonzero(np.bincount(sector, minlength=count))
+    filled = np.flatnonzero(_table(sector, count))
     if len(filled) and not drawn[filled].any():
         drawn[rng.choice(filled)] = True
-    return drawn[sector]
+    return drawn.take(sector)
 
 
 def _table(rows: np.ndarray, count: int) -> np.ndarray:
+    """(count,) bool, True at the rows."""
     table = np.zeros(count, bool)
     table[rows] = True
     return table
@@ -259,22 +272,23 @@ def mask_batch(
     """
     if len(rngs) != batch.batch_size:
         raise ValueError(f"{len(rngs)} generators for {batch.batch_size} samples: each sample has its own draw")
-    coords, sensors = batch.coords.cpu(), batch.sensor_xy.cpu()
-    kept, bands = [], []
-    for part, sensor, rng in zip(coords.split(batch.sizes()), sensors, rngs, strict=True):
+    parts, keeps, counts = batch.coords.cpu().split(batch.sizes()), [], []
+    for part, sensor, rng in zip(parts, batch.sensor_xy.tolist(), rngs, strict=True):
         polar = seen_from(part, grid, sensor)
-        kept.append(_neither_empty_nor_full(masking.draw(polar, rng), rng))
-        bands.append(polar.bands(REPORT_BANDS_M))
-    keep = np.concatenate(kept)
-    shares = _keep_shares(keep, np.concatenate(bands))
-    return torch.from_numpy(keep).to(batch.coords.device), shares
+        keep = _neither_empty_nor_full(masking.draw(polar, rng), rng)
+        keeps.append(keep)
+        counts.append(_counts_by_band(keep, polar))
+    kept, total = np.sum(counts, axis=0)
+    return torch.from_numpy(np.concatenate(keeps)).to(batch.coords.device), KeepShares(kept, total)
 
 
-def _keep_shares(keep: np.ndarray, band: np.ndarray) -> KeepShares:
-    """keep (V,) bool, band (V,) of REPORT_BANDS_M."""
-    inside = [band == k for k in range(len(REPORT_BANDS_M) + 1)]
-    kept, total = ([np.count_nonzero(one) for one in masks] for masks in ([keep & one for one in inside], inside))
-    return KeepShares(np.array(kept, np.int64), np.array(total, np.int64))
+def _counts_by_band(keep: np.ndarray, polar: Polar) -> tuple[list[int], list[int]]:
+    """Kept voxels and all voxels in each band of REPORT_BANDS_M: a band holds what is beyond its near limit, less what
+    is beyond its far one."""
+    beyond = [polar.beyond(limit) for limit in REPORT_BANDS_M]
+    kept = [np.count_nonzero(keep), *(np.count_nonzero(keep & far) for far in beyond), 0]
+    total = [len(keep), *(np.count_nonzero(far) for far in beyond), 0]
+    return tuple([near - far for near, far in itertools.pairwise(numbers)] for numbers in (kept, total))
 
 
 def _neither_empty_nor_full(keep: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -41,6 +41,7 @@ def draw_maskings(
     rows = -(-len(maskings) // COLUMNS)
     figure = Figure(figsize=(COLUMNS * PANEL_INCHES, rows * (PANEL_INCHES + 0.4)), layout="constrained")
     figure.suptitle(" - ".join(part for part in ("What the student sees, from above", note) if part), fontsize=11)
+    figure.supxlabel("metres from the sensor; forward is up", fontsize=8)
     panels = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     shares = {}
     for panel, (name, masking) in zip(panels, maskings.items(), strict=False):
@@ -54,7 +55,7 @@ def draw_maskings(
 
 def _panel(panel: Axes, name: str, batch: VoxelBatch, grid: Grid, keep: np.ndarray, shares: KeepShares) -> None:
     polar = seen_from(batch.coords, grid, batch.sensor_xy[0])
-    right, up = -polar.dy.numpy(), polar.dx.numpy()
+    right, up = -polar.dy, polar.dx
     panel.scatter(right[~keep], up[~keep], s=0.6, c=MASKED, linewidths=0)
     panel.scatter(right[keep], up[keep], s=0.8, c=KEPT, linewidths=0)
     angle = np.linspace(0, 2 * np.pi, 181)
@@ -67,9 +68,9 @@ def _panel(panel: Axes, name: str, batch: VoxelBatch, grid: Grid, keep: np.ndarr
 
 
 def _title(name: str, shares: KeepShares) -> str:
-    kept = [f"{share:.0%}" for key, share in shares.metrics().items() if key != "keep"]
-    bands = " / ".join(f"{limit:g}" for limit in shares.limits_m)
-    return f"{name}: {shares.overall:.0%} kept\nby distance (up to {bands} m, beyond): {', '.join(kept)}"
+    places = [*(f"to {limit:g} m" for limit in shares.limits_m), "beyond"]
+    kept = [f"{k / n:.0%} {place}" for place, k, n in zip(places, shares.kept, shares.total, strict=True) if n]
+    return f"{name}: {shares.overall:.0%} kept\n{', '.join(kept)}"
 
 
 def draw_cloud(points: np.ndarray, grid: Grid, path: Path, *, seed: int = 0, note: str = "") -> dict[str, KeepShares]:

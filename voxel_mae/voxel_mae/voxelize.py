@@ -11,6 +11,8 @@ others. Voxels stand in raster order (z, then y, then x).
 
 # B samples, N points, V voxels, C features of a point
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,8 +65,9 @@ class VoxelBatch:
 
     def sizes(self) -> list[int]:
         """Voxels of each sample."""
-        ends = np.searchsorted(self.coords[:, 0].cpu().numpy(), np.arange(self.batch_size), side="right")
-        return np.diff(ends, prepend=0).tolist()
+        sample = self.coords[:, 0].cpu().numpy()
+        ends = [bisect_right(sample, b) for b in range(self.batch_size - 1)]
+        return [end - start for start, end in itertools.pairwise([0, *ends, len(sample)])]
 
 
 def voxelize(points: Tensor | np.ndarray, grid: Grid, max_voxels: int | None = None) -> Voxels:
