@@ -26,7 +26,7 @@ from shared import run as run_module
 from shared.batches import ShuffledBatches, in_order
 from shared.checkpoint import write_atomic
 from shared.config import config_hash, load_config, to_yaml
-from shared.embedded_world import is_embedded
+from shared.embedded_world import announce, is_embedded
 from shared.errors import DataError
 from shared.loop import Loop, LoopSettings
 from shared.optim import lr_groups, one_cycle
@@ -152,8 +152,8 @@ def _judge(config: BaseConfig, run, model: PointPillars, val: KittiDataset | Non
         if scores is not None:
             headline = {"map_3d_moderate_r40": scores["R40"]["3d"]["overall"]["moderate"],
                         "map_3d_moderate_r11": scores["R11"]["3d"]["overall"]["moderate"]}  # fmt: skip
-            run.log.info("base step %d: 3D moderate mAP R40 %.2f, R11 %.2f on %d frames %s", loop.steps_done,
-                         *headline.values(), len(val), mark)  # fmt: skip
+            run.log.info("base step %d: 3D moderate mAP R40 %.2f, R11 %.2f on %d frames%s", loop.steps_done,
+                         *headline.values(), len(val), f"; {mark}" if mark else "")  # fmt: skip
             run.metrics.log(loop.steps_done, headline, split=f"{STAGE}/val")
             write_atomic(run.file(SCORES), json.dumps({"mark": mark, **scores}, indent=1) + "\n")
         save_base(run.file(WEIGHTS), model, step=loop.steps_done, config=config.model_dump(mode="json"),
@@ -248,7 +248,7 @@ def open_root(config: BaseConfig, world: run_module.World) -> KittiRoot:
         except DataError as error:
             raise DataError(f"data.dir: {error} (for the embedded world set data.dir: null)") from error
     if world.is_main and (data.dir is None or is_embedded(root.path)):
-        print(BANNER, flush=True)
+        announce(BANNER)
     if data.dir is None:
         root = embedded_root(data.embedded_dir, data.world.spec(), world, workers=data.world.workers)
     return root

@@ -197,13 +197,15 @@ def warnings_of(config: RqConfig) -> list[str]:
         found.append(f"model.pre_trained_model {config.model.pre_trained_model!r} means nothing here and is ignored")
     stages = config.model.n_codebook * len(progressive.embedding_schedule)
     planned = stages * progressive.embedding_stage_epochs
-    if progressive.enabled and not progressive.split_max_epoch and planned != training.max_epoch:
+    set_by_user = training.model_fields_set
+    unread = progressive.enabled and not progressive.split_max_epoch and planned != training.max_epoch
+    if unread and "max_epoch" in set_by_user:
         found.append(
             f"training.max_epoch {training.max_epoch} is of legacy mode: {stages} stages of "
             f"{progressive.embedding_stage_epochs} epochs are {planned} (embedding_stage_epochs rules; "
             "progressive_learning.split_max_epoch=true spreads max_epoch over the stages instead)"
         )
-    if training.patience >= training.early_stopping_patience:
+    if training.patience >= training.early_stopping_patience and set_by_user & {"patience", "early_stopping_patience"}:
         found.append(
             f"training.patience {training.patience} is not below early_stopping_patience "
             f"{training.early_stopping_patience}: a stage ends before its rate could fall"

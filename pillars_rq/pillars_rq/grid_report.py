@@ -192,7 +192,9 @@ def rate_plot(cells: Sequence[Cell], mark: str = "") -> Figure:
                 panel.axhline(cell.found[key], color="#1c2330", linewidth=0.9, linestyle="--", label="without RQ")
         panel.set(xscale="log", xlabel="bytes a frame", ylabel=label)
         panel.grid(color="#e3e6eb", linewidth=0.8)
+        panel.margins(x=0.12)  # room for the names of baselines
         panel.legend(fontsize=7.5)
+    panels[0].set_ylim(bottom=0, top=max(1.0, panels[0].get_ylim()[1]))
     if any(cell.found["rel_mse"] for cell in cells):
         panels[1].set_yscale("log")
     return figure

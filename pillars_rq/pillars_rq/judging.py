@@ -108,9 +108,10 @@ def log_epoch(session: Session, stage: Stage, state: StageState, loop: Loop, mea
     best = {"stage_best": state.watch.best, "global_best": state.best.value}
     session.run.metrics.log(step, {**values, **place, **best}, split="val")
     shown = f"mAP {values['map']:.2f}" if "map" in values else f"loss {values['loss']:.4f}"
-    session.run.log.info("%s epoch %d/%d: %dx%d %s, relMSE %.4f, best %.4g %s", stage.name, loop.epoch + 1,
+    mark = f"; {session.data.mark}" if session.data.mark else ""
+    session.run.log.info("%s epoch %d/%d: %dx%d %s, relMSE %.4f, best %.4g%s", stage.name, loop.epoch + 1,
                          stage.epochs, stage.n, stage.size, shown, values["rel_mse"], state.watch.best,
-                         session.data.mark)  # fmt: skip
+                         mark)  # fmt: skip
 
 
 def epochs_before(config: RqConfig, stage: Stage) -> int:

@@ -53,8 +53,8 @@ def open_root(dataset: DatasetSettings, world: run_module.World | None = None, l
             return find_kitti(dataset.dir)
         except DataError as error:
             raise DataError(
-                f"dataset.dir: {error} (a root that is named is never replaced by the embedded world; for that one set "
-                "dataset.dir to null, as exp/embedded.yaml does)"
+                f"dataset.dir: {error} A root that is named is never replaced by the embedded world; for that one set "
+                "dataset.dir to null, as exp/embedded.yaml does."
             ) from None
     if log is not None:
         log.info("embedded world: %s", world_folder(dataset.embedded_dir, dataset.world.spec()))

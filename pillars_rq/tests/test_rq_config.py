@@ -144,6 +144,15 @@ def test_contradictions_are_told_once_each():
     assert warnings_of(quiet) == []
 
 
+def test_a_default_that_nobody_set_is_no_contradiction():
+    embedded = [CONTRACT.with_name("embedded.yaml")]
+    assert warnings_of(load_config(RqConfig, embedded, [])) == []
+    (told,) = warnings_of(load_config(RqConfig, embedded, ["training.patience=9"]))
+    assert "training.patience 9" in told
+    (told,) = warnings_of(load_config(RqConfig, embedded, ["training.max_epoch=30"]))
+    assert "training.max_epoch 30" in told
+
+
 def test_the_other_reading_of_max_epoch_spreads_it_over_the_stages():
     stages = stages_of(load("progressive_learning.split_max_epoch=true", "training.max_epoch=103"))
     assert [stage.epochs for stage in stages] == [5] * 3 + [4] * 22

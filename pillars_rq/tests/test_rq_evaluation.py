@@ -227,6 +227,8 @@ def test_the_plot_says_what_it_is_not():
     cell = cells.Cell("1x2", "rq", {"rel_mse": 0.1, "map_3d_moderate_r40": 58.5, "bytes": {"mean": 9.0}}, [0, 1], [])
     assert grid_report.rate_plot([cell], "not a KITTI result").get_suptitle() == "not a KITTI result"
     assert grid_report.rate_plot([cell]).get_suptitle() == ""
+    nothing = cells.Cell("1x2", "rq", {**cell.found, "map_3d_moderate_r40": 0.0}, [0, 1], [])
+    assert grid_report.rate_plot([nothing]).axes[0].get_ylim() == (0, 1)  # its axis is one of per cent
 
 
 def test_the_embedded_world_stands_in_when_no_root_is_named_and_is_never_silent(tmp_path, monkeypatch, capsys):

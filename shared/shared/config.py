@@ -259,7 +259,9 @@ def _read_file(file: Path) -> tuple[dict[str, Any], dict[Location, Origin]]:
             f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from None
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}; check the path") from None
+        close = difflib.get_close_matches(file.name, [other.name for other in file.parent.glob(f"*{file.suffix}")], n=1)
+        remedy = f"did you mean {file.with_name(close[0])}?" if close else "check the path"
+        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}; {remedy}") from None
     value, lines = parse_text(text, str(file))
     if value is not None and not isinstance(value, dict):
         raise ConfigError(f"{file}: the top level is a {type(value).__name__}; it must be `key: value` lines")

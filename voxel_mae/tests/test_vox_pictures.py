@@ -68,6 +68,16 @@ def test_detections_carry_class_and_score_and_the_mark_stands_above():
     assert figure._suptitle.get_text() == "no real data"
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_legend_lies_within_the_page(count):
+    names = list(CLASS_COLOURS)
+    one = view(found=np.repeat(BOX, 4, 0), found_names=names, scores=[0.5] * 4)
+    figure = detections_figure([one] * count)
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
+
+
 def test_empty_clouds_and_levels_can_be_drawn(tmp_path):
     empty = np.zeros((0, 2))
     nothing = OccupancyView("none", empty, empty, empty, np.zeros(0), np.zeros(0, bool), 1.6)

@@ -23,7 +23,7 @@ from shared.storage import make_folder
 from .config import PACKAGE_ROOT
 from .data.clouds import KITTI_FEATURES, NUSCENES_FEATURES, read_cloud
 from .demo_report import Stage, write_report
-from .pictures import View, detections_figure, occupancy_figure, similarity_figure
+from .pictures import View, detections_figure, frames_figure, occupancy_figure, similarity_figure
 from .viewer import write_viewer
 
 PRETRAIN_CFG, FINETUNE_CFG = "cfgs/custom_models/demo_pretrain.yaml", "cfgs/custom_models/demo_finetune.yaml"
@@ -78,8 +78,10 @@ def look_at(args: argparse.Namespace) -> int:
         view = _with_detections(view, args.ckpt, columns, args.score)
     folder = _out(args)
     picture = folder / f"{args.cloud.stem}.png"
-    detections_figure([view]).savefig(picture, dpi=150)
-    print(f"{len(points):,} points, {len(view.found)} detections: wrote {picture}")
+    figure = detections_figure([view]) if args.ckpt else frames_figure([(view.title, points, view.boxes, view.names)])
+    figure.savefig(picture, dpi=150)
+    found = f", {len(view.found)} detections" if args.ckpt else ""
+    print(f"{len(points):,} points{found}: wrote {picture}")
     if args.html:
         print(f"wrote {write_viewer(folder / f'{args.cloud.stem}.html', view)}")
     return 0

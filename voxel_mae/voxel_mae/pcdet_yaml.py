@@ -163,7 +163,8 @@ def _parse(file: Path) -> Loaded:
             duplicates = [f"{name} ({file}:{line}): stands twice (first on line {first})"
                           for name, line, first in _without_duplicates(node, ())]  # fmt: skip
         data, lines = strict.parse_text(yaml.serialize(node) if duplicates else text, str(file))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
+        strict.parse_text(text, str(file))  # refuses it with the line and the remedy
         raise ConfigError(f"{file}: not readable as YAML: {error}") from None
     data = data or {}
     if not isinstance(data, dict):

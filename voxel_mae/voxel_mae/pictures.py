@@ -103,7 +103,8 @@ def _box_legend(figure: Figure, names: Sequence[str]) -> None:
     handles = [Line2D([], [], color=colour, lw=2.5, label=name) for name, colour in colours.items()]
     handles += [Line2D([], [], color=INK, lw=1.3, label="label"),
                 Line2D([], [], color=INK, lw=1.3, ls="--", label="detection, with score")]  # fmt: skip
-    legend = figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    columns = 3 * round(figure.get_figwidth() / PANEL_IN)  # three entries fit below one panel
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -268,6 +269,7 @@ def _scale(figure: Figure, panel: Axes, image: AxesImage, names: Sequence[str] =
 
 def _dress(panel: Axes, title: str) -> None:
     panel.set_title(title, fontsize=8, color=INK, parse_math=False)
+    panel.set_xlabel("metres; forward is up", fontsize=6, color=INK)
     panel.set_aspect("equal")
     panel.set_facecolor(FLOOR)
     panel.tick_params(labelsize=6, length=0)

@@ -50,7 +50,7 @@ class Judge:
         """
         state, _ = read_model_state(path)
         model = build_network(self.experiment, total_steps=1, world=self.world).to(self.world.device)
-        load_into(model, state)
+        load_into(model, state, source=path)
         return self.model(sources, model, folder)
 
     def model(self, sources: Sources, model: nn.Module, folder: Path) -> Scores:
@@ -65,7 +65,7 @@ class Judge:
     def _pretraining(self, sources: Sources, model: nn.Module, folder: Path) -> Scores:
         scores = judge_pretraining(model, sources.val, self._collate(), self._judging(), self.world)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores["means"].items())
-        self.log.info("%d held-out frames: %s %s", scores["frames"], shown, sources.mark)
+        self.log.info("%s", marked(f"{scores['frames']} held-out frames: {shown}", sources))
         return scores, scores["means"]
 
     def _detection(self, sources: Sources, model: nn.Module, folder: Path) -> Scores:
@@ -75,7 +75,7 @@ class Judge:
             scores["seconds_a_frame"] = seconds
         if self.world.is_main:
             write_detections(folder, frames, self.experiment, kitti=self.args.save_to_file)
-        self.log.info("%s\n%d frames %s", table(scores), len(frames), sources.mark)
+        self.log.info("%s\n%s", table(scores), marked(f"{len(frames)} frames", sources))
         return scores, headline(scores)
 
     def _judging(self) -> Judging:
@@ -89,3 +89,8 @@ class Judge:
         grid = grid_of(experiment.DATA_CONFIG)
         return Collate(grid, grid.max_voxels_eval, masking_of(experiment.MODEL.BACKBONE_3D), experiment.SEED,
                        labels=not experiment.pretraining)  # fmt: skip
+
+
+def marked(said: str, sources: Sources) -> str:
+    """What is said, and what the data are not where they are embedded."""
+    return f"{said}; {sources.mark}" if sources.mark else said

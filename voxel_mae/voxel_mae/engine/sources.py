@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from shared.embedded_world import is_embedded
+from shared.embedded_world import announce, is_embedded
 from shared.errors import ConfigError, DataError
 from shared.run import World
 
@@ -164,7 +164,7 @@ def open_sources(experiment: Experiment, world: World) -> Sources:
     root = find_root(in_package(data.DATA_PATH)) if data.DATA_PATH is not None else _embedded_root(data, world)
     sources = Sources(experiment, root)
     if sources.embedded and world.is_main:
-        print(BANNER, flush=True)
+        announce(BANNER)
     return sources
 
 
