@@ -5,7 +5,7 @@
 
 The U-Net is that of Ronneberger et al. (arXiv 1505.04597) with padded convolutions, batch normalisation and, by
 default, bilinear upsampling instead of transposed convolutions. Teacher and student use the same widths, so the maps of
-one level have one shape in both; that does not mean that they are aligned (README, "Where to compare features").
+one level have one shape in both; that does not mean that they are aligned (RGB_DEPTH_README, "Cautions").
 """
 
 # B batch, C channels, H, W height and width, b base channels.

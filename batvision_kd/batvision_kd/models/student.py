@@ -72,7 +72,7 @@ class Fusion(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         weights = self.conv.weight.chunk(EARS, dim=1)  # an ear each: the joined map would be a copy of both
-        mixed = F.conv2d(left, weights[0], self.conv.bias) + F.conv2d(right, weights[1])
+        mixed = F.conv2d(left, weights[0], self.conv.bias).add_(F.conv2d(right, weights[1]))
         return F.relu(self.norm(mixed), inplace=True)
 
 

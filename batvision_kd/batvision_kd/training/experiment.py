@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from shared import checkpoint
 from shared import run as run_module
 from shared.ema import Ema
+from shared.embedded_world import announce
 from shared.errors import DataError
 from shared.loop import Loop, LoopSettings
 from shared.optim import lr_groups
@@ -85,7 +86,7 @@ def train(settings: Settings, *, epoch: int | None = None, fresh: bool = False) 
     with run_module.world_from_environment(settings.training.device) as world:
         sources = open_data(settings)
         if sources.embedded and world.is_main:
-            print(BANNER, flush=True)
+            announce(BANNER)
         if fresh:
             begin_anew(settings, world)
         return train_in(settings, world, sources, epoch)
@@ -225,7 +226,7 @@ def _loop(s: Session, model: nn.Module, sampler: BatchSampler, task: Task, metho
 def _optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     if name == "SGD":
         return torch.optim.SGD(groups, momentum=MOMENTUM)
-    return {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name](groups)
+    return {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name](groups, fused=True)
 
 
 # --- what fits --------------------------------------------------------------------------------------------------------

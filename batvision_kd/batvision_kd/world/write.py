@@ -29,7 +29,6 @@ from .spec import GENERATOR_VERSION, SPLITS, Shot, WorldSpec
 KINDS = {"audio": "wav", "camera": "jpeg", "depth": "npy"}
 JPEG_QUALITY = 92
 SAMPLE_BYTES = 250_000  # of a sample at 180 x 320, for the message of a full disk
-CHUNK = 4  # samples a worker takes at a time
 
 
 def world_folder(parent: Path | str, spec: WorldSpec) -> Path:
@@ -89,7 +88,7 @@ def write_world(
 def _build(spec: WorldSpec, workers: int | None, progress: Callable[[int, int], None], building: Path) -> None:
     shots = list(spec.shots())
     _write_tables(building, shots)
-    written = in_processes(partial(_write_shot, building, spec), shots, workers, chunk=CHUNK)
+    written = in_processes(partial(_write_shot, building, spec), shots, workers)
     for done, _ in enumerate(written, 1):
         progress(done, len(shots))
 
