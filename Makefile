@@ -8,10 +8,24 @@ PYTEST := -q
 COMPILE := CFLAGS=-g0 CXXFLAGS=-g0 MAX_JOBS=$$(nproc)  # mmcv, for llvip_macl: without debug symbols, every core
 export UV_PYTHON_PREFERENCE ?= only-system
 
-.PHONY: demo test test-faults test-gpu bench lint format setup setup-demo pictures clean $(MEMBERS:%=test-%)
+.PHONY: demo demo-all test test-faults test-gpu bench lint format setup setup-demo pictures clean $(MEMBERS:%=test-%)
 
 demo: setup-demo  ## the main job on the embedded data: under ten minutes on two cores
 	cd talk2car_kd && ../.venv/bin/python main.py --stage all --visualize --generate_predictions
+
+demo-all: setup  ## every package's demo (its README's quick start), one after another, with the time of each and of all
+	@demo() { \
+	    local folder=$$1 started=$$SECONDS; shift; echo "== $$folder: python $$*"; \
+	    (cd $$folder && ../.venv/bin/python "$$@") && echo "-- $$((SECONDS - started)) s"; \
+	}; set -e; \
+	demo talk2car_kd main.py --stage all --visualize --generate_predictions; \
+	demo pillars_rq train_pointpillars.py --config exp/base_embedded.yaml --run embedded; \
+	demo pillars_rq train_eval_rq.py --config exp/embedded.yaml; \
+	demo pillars_rq train_eval_rq.py --config exp/embedded.yaml --mode grid --rq_ckpt embedded_rq_logs/checkpoints/final.pth; \
+	demo batvision_kd train_distillation.py --experiments --config config/demo.yaml; \
+	demo voxel_mae demo.py; \
+	demo llvip_macl demo.py; \
+	echo "all demos: $$((SECONDS / 60)) min $$((SECONDS % 60)) s"
 
 test: setup  ## every member's tests
 	.venv/bin/python -m pytest $(PYTEST)
@@ -22,8 +36,12 @@ test-faults: setup  ## kills, signals, damaged files at full count: up to an hou
 test-gpu:  ## in the caller's own environment, whatever its Python and torch
 	PYTHONPATH=shared:talk2car_kd:pillars_rq:batvision_kd:voxel_mae:llvip_macl python3 -m pytest $(PYTEST) -m gpu
 
-bench: setup  ## every benchmark with its baseline in the same run
-	set -e; for script in $(filter-out %/pictures.py,$(wildcard */benchmarks/*.py)); do echo "== $$script"; .venv/bin/python $$script; done
+bench: setup  ## every benchmark with its baseline in the same run, whether others fail or not; then docs/benchmarks.md
+	@trap 'exit 130' INT TERM; failed=; for script in $(filter-out %/pictures.py,$(wildcard */benchmarks/*.py)); do \
+	    echo "== $$script"; .venv/bin/python $$script || failed="$$failed $$script"; \
+	done; \
+	.venv/bin/python -m shared.benchmark_page || failed="$$failed docs/benchmarks.md"; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
 lint: setup
 	.venv/bin/ruff check .

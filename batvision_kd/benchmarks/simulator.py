@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from batvision_kd.world import write_world
-from shared.benchmark import record, write
-from shared.run import run_command
+from shared.benchmark import compared, judged, parse_options, run_benchmark
 
 OUT = Path(__file__).parent / "results" / "simulator.json"
 TARGET_S, TARGET_SPEED_UP = 180.0, 1.6
@@ -29,7 +28,7 @@ def seconds_to_write(samples: int, workers: int) -> float:
         return time.perf_counter() - started
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
     rows = []
     for workers in args.workers:
         seconds = seconds_to_write(args.samples, workers)
@@ -39,12 +38,22 @@ def benchmark(args: argparse.Namespace) -> int:
             f"{workers} process(es): {args.samples} samples in {seconds:.1f} s, 1,000 in "
             f"{rows[-1]['seconds_for_1000']:.0f} s, {rows[-1]['speed_up']:.2f} times the first"
         )
-    reached = rows[-1]["seconds_for_1000"] <= TARGET_S and rows[-1]["speed_up"] >= TARGET_SPEED_UP
-    print(f"targets ({TARGET_S:.0f} s, {TARGET_SPEED_UP}): {'reached' if reached else 'MISSED'}")
-    if args.out:
-        write(args.out, record("simulator", {"samples": args.samples, "rows": rows, "target_seconds": TARGET_S,
-                                             "target_speed_up": TARGET_SPEED_UP}))  # fmt: skip
-    return 0
+    ratios = ratios_of(rows)
+    verdict = judged(all(row["reached"] for row in ratios), quick=args.quick)
+    print(f"targets ({TARGET_S:.0f} s, {TARGET_SPEED_UP}): {verdict}")
+    return {"samples": args.samples, "rows": rows, "target_seconds": TARGET_S, "target_speed_up": TARGET_SPEED_UP,
+            "ratios": ratios}  # fmt: skip
+
+
+def ratios_of(rows: Sequence[dict]) -> list[dict[str, object]]:
+    """The last number of processes against the first, and against the seconds that 1,000 samples may take."""
+    first, last = rows[0], rows[-1]
+    return [
+        compared(f"the world's samples: {last['workers']} processes against {first['workers']}", first["seconds"],
+                 last["seconds"], "s", last["speed_up"], at_least=TARGET_SPEED_UP),
+        compared(f"1,000 samples by {last['workers']} processes against what they may take", TARGET_S,
+                 last["seconds_for_1000"], "s", last["seconds_for_1000"] / TARGET_S, at_most=1.0),
+    ]  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=int, nargs="+", default=[1, 2], help="processes, baseline first (default: 1 2)"
     )
-    parser.add_argument("--out", type=Path, default=OUT, help="JSON to write (default: benchmarks/results/)")
-    args = parser.parse_args(argv)
-    return run_command(lambda: benchmark(args))
+    args = parse_options(parser, argv, quick="six samples: it runs, and measures little")
+    args.samples = 6 if args.quick else args.samples
+    return run_benchmark(benchmark, args, OUT)
 
 
 if __name__ == "__main__":

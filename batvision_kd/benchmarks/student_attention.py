@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from batvision_kd.losses import task_losses
 from batvision_kd.models import attention, create_binaural_attention_model, create_rgb_depth_model
-from shared.benchmark import median_ratio, parse_options, run_benchmark
+from shared.benchmark import compared, median_ratio, parse_options, run_benchmark
 
 OUT = Path(__file__).parent / "results" / "student_attention.json"
 KINDS = ("mha", "reference")
@@ -127,7 +127,23 @@ def benchmark(args: argparse.Namespace) -> dict[str, object]:
     found["steps"] = [step_times(*size, args.rounds) for size in (QUICK_STEPS if args.quick else STEPS)]
     for row in found["steps"]:
         show_step(row)
-    return found
+    return {**found, "ratios": ratios_of(found)}
+
+
+def ratios_of(found: dict) -> list[dict[str, object]]:
+    """Both kinds' memory, and the step at every size; a memory too small to be seen has no row."""
+    memory = [
+        compared(f"memory of `{kind}`: streamed against its scores written out", row["written_out_mib"],
+                 row["ours_mib"], "MiB", row["share"], at_most=MEMORY_TARGET)
+        for kind, row in found["memory"].items() if row["share"] is not None
+    ]  # fmt: skip
+    steps = [
+        compared(f"a training step, base {row['base_channels']} at {row['side_px']} px: student against teacher",
+                 *(statistics.median(row["step_s"][name]) for name in ("teacher", "student")), "CPU s", row["ratio"],
+                 at_most=STEP_TARGET)
+        for row in found["steps"]
+    ]  # fmt: skip
+    return memory + steps
 
 
 def show_memory(kinds: dict[str, dict[str, float | None]]) -> None:

@@ -26,18 +26,33 @@ def test_loader(tmp_path):
     found = results(tmp_path / "a.json")
     assert found["samples"] == 7 and len(found["cached_ms"]) == len(found["uncached_ms"]) == 1
     assert found["ratio"] == pytest.approx(found["uncached_ms"][0] / found["cached_ms"][0], abs=0.01)
+    assert [(row["ratio"], row["target"]) for row in found["ratios"]] == [(found["ratio"], "≥ 3")]
 
 
 def test_simulator(tmp_path):
     assert command("simulator")(["--samples", "6", "--workers", "1", "2", "--out", str(tmp_path / "a.json")]) == 0
-    first, second = results(tmp_path / "a.json")["rows"]
+    found = results(tmp_path / "a.json")
+    first, second = found["rows"]
+    speed, seconds = found["ratios"]
+    assert (speed["ratio"], speed["target"]) == (second["speed_up"], "≥ 1.6")
+    assert (seconds["ours"], seconds["baseline"], seconds["target"]) == (second["seconds_for_1000"], 180, "≤ 1")
     assert first["speed_up"] == 1 and second["speed_up"] == pytest.approx(first["seconds"] / second["seconds"])
 
 
 def test_ridge_check(tmp_path):
     code = command("ridge_check")(["--train", "21", "--test", "9", "--workers", "0", "--out", str(tmp_path / "a.json")])
-    row = results(tmp_path / "a.json")["seeds"][0]
+    found = results(tmp_path / "a.json")
+    row = found["seeds"][0]
+    assert [one["baseline"] for one in found["ratios"]] == [row["mean_map"], row["swapped"], row["shuffled"]]
+    assert {one["ours"] for one in found["ratios"]} == {row["audio"]}
     assert row["seed"] == 0 and code == (0 if row["holds"] else 1)
+
+
+def test_quick_runs_without_out_write_nothing(monkeypatch, tmp_path):
+    for name in ("simulator", "ridge_check"):
+        main = command(name)
+        monkeypatch.setitem(main.__globals__, "OUT", tmp_path / f"{name}.json")
+        assert main(["--quick"]) in (0, 1) and not list(tmp_path.iterdir())
 
 
 def test_pictures_need_no_run_but_for_the_results(tmp_path, monkeypatch, capsys):

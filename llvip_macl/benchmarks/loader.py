@@ -19,8 +19,8 @@ import torch
 
 from llvip_macl.inference import build_model, model_config
 from llvip_macl.self_checks import PACKAGE_ROOT
-from shared.benchmark import median_ratio, record, write
-from shared.run import run_command
+from shared.benchmark import compared, judged, median_ratio, parse_options, run_benchmark
+from shared.errors import ConfigError
 
 OUT = Path(__file__).parent / "results" / "loader.json"
 CONFIG = PACKAGE_ROOT / "configs/embedded/stage1.py"
@@ -64,30 +64,28 @@ def seconds_a_step(model: Any, optimizer: torch.optim.Optimizer, batch: Any, ste
     return statistics.median(spent)
 
 
-def benchmark(args: argparse.Namespace) -> int:
-    from shared.errors import ConfigError
-
+def benchmark(args: argparse.Namespace) -> dict[str, object]:
     cfg = model_config(str(args.config), args.cfg_options)
     loader = loader_of(cfg, args.workers)
     if len(loader) < 4:
         raise ConfigError(f"an epoch has {len(loader)} batches, too few to time: give more pairs (embedded.pairs).")
-    batches = min(args.batches, len(loader) - 2)
+    wanted, steps, number = (4, 1, 1) if args.quick else (BATCHES, STEPS, args.rounds)
+    batches = min(wanted, len(loader) - 2)
     model = build_model(cfg).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)
     batch = next(iter(loader))
     seconds_a_step(model, optimizer, batch, 1)
-    rounds = [(seconds_a_batch(loader, batches), seconds_a_step(model, optimizer, batch, args.steps))
-              for _ in range(args.rounds)]  # fmt: skip
+    rounds = [(seconds_a_batch(loader, batches), seconds_a_step(model, optimizer, batch, steps))
+              for _ in range(number)]  # fmt: skip
     ratio = median_ratio([step for _, step in rounds], [load for load, _ in rounds])
-    verdict = "reached" if ratio >= TARGET else "MISSED"
     load, step = (1000 * statistics.median(column) for column in zip(*rounds, strict=True))
     print(f"a batch of {len(batch['inputs'])} pairs: loaded in {load:.1f} ms by {args.workers} workers, trained on in "
-          f"{step:.1f} ms: {ratio} x the step's need (target {TARGET}: {verdict})")  # fmt: skip
-    if args.out:
-        results = {"workers": args.workers, "pairs": len(batch["inputs"]), "rounds_loader_step_s": rounds,
-                   "ratio": ratio, "target": TARGET, "config": Path(args.config).name}  # fmt: skip
-        write(args.out, record("loader", results))
-    return 0
+          f"{step:.1f} ms: {ratio} x the step's need (target {TARGET}: "
+          f"{judged(ratio >= TARGET, quick=args.quick)})")  # fmt: skip
+    row = compared(f"a batch of {len(batch['inputs'])} pairs: loaded by {args.workers} workers against trained on",
+                   step, load, "ms", ratio, at_least=TARGET)  # fmt: skip
+    return {"workers": args.workers, "pairs": len(batch["inputs"]), "rounds_loader_step_s": rounds, "ratio": ratio,
+            "target": TARGET, "config": Path(args.config).name, "ratios": [row]}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,13 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     add("--workers", type=int, default=2, help="(default: 2)")
     add("--rounds", type=int, default=5, help="(default: 5)")
-    add("--quick", action="store_true", help="one short round, nothing written: it runs, and measures little")
-    add("--out", type=Path, help="JSON to write (default: benchmarks/results/loader.json)")
-    args = parser.parse_args(argv)
-    args.batches, args.steps = (4, 1) if args.quick else (BATCHES, STEPS)
-    args.rounds = 1 if args.quick else args.rounds
-    args.out = args.out or (None if args.quick else OUT)
-    return run_command(lambda: benchmark(args))
+    args = parse_options(parser, argv, quick="one short round: it runs, and measures little")
+    return run_benchmark(benchmark, args, OUT)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,7 @@ from torch import Tensor, nn
 
 from llvip_macl.inference import build_model, model_config
 from llvip_macl.self_checks import PACKAGE_ROOT, synthetic_batch
-from shared.benchmark import record, write
-from shared.run import run_command
+from shared.benchmark import compared, judged, parse_options, run_benchmark
 
 RESULTS = Path(__file__).parent / "results"
 CONFIGS = {"r50": "configs/llvip/stage2_kaist_domain_ft_nodomain.py", "demo": "configs/embedded/stage2.py"}
@@ -126,26 +125,44 @@ def figures(times: Mapping[str, list[tuple]], saved: Mapping[str, int]) -> dict[
     }
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     size_hw, pairs = SIZES[args.size]
     batch = synthetic_batch(pairs, size_hw)
     models = {name: build(args.size, name) for name in VARIANTS}
     saved = {name: saved_bytes(model, batch) for name, model in models.items()}
-    times = {} if args.activations else rounds_of(models, batch, args.rounds)
+    rounds = 1 if args.quick else args.rounds
+    times = {} if args.activations else rounds_of(models, batch, rounds)
     found = figures(times, saved)
     for name, value in found.items():
         target = TARGETS.get(name)
-        words = "" if target is None else f"  (target <= {target}: {'reached' if value <= target else 'MISSED'})"
+        words = "" if target is None else f"  (target <= {target}: {judged(value <= target, quick=args.quick)})"
         print(f"{name:<26}{value:8.3f}{words}")
     medians = {name: round(statistics.median(one[0] for one in rounds), 3) for name, rounds in times.items()}
     print(f"CPU seconds a step: {medians}; saved MB: { {name: round(v / 1e6, 1) for name, v in saved.items()} }")
-    if args.out:
-        results = {"size": args.size, "pixels_hw": size_hw, "pairs": pairs, "rounds": args.rounds, "figures": found,
-                   "targets": TARGETS, "saved_bytes": saved, "median_cpu_s": medians,
-                   "cpu_wall_s": times}  # fmt: skip
-        write(args.out, record(f"step_{args.size}", results, PACKAGES))
-    return 0
+    return {"size": args.size, "pixels_hw": size_hw, "pairs": pairs, "rounds": rounds, "figures": found,
+            "targets": TARGETS, "saved_bytes": saved, "median_cpu_s": medians, "cpu_wall_s": times,
+            "ratios": ratios_of(found, saved, medians, args.size)}  # fmt: skip
+
+
+def ratios_of(
+    found: Mapping[str, float], saved: Mapping[str, int], cpu_s: Mapping[str, float], size: str
+) -> list[dict[str, Any]]:
+    """The figures that have targets, with what they are made of; MACL's and DHN's part is of the step that has them."""
+    megabytes = {name: value / 1e6 for name, value in saved.items()}
+    parts = {
+        "two_over_single": ("a training step: both streams against one", cpu_s, "single", "two", "CPU s"),
+        "activations_two": ("saved activations: both streams against one", megabytes, "single", "two", "MB"),
+        "activations_checkpointed": ("saved activations: both streams, one checkpointed, against one", megabytes,
+                                     "single", "checkpointed", "MB"),
+    }  # fmt: skip
+    rows = [compared(f"{what}, {size}", of[baseline], of[ours], unit, found[name], at_most=TARGETS[name])
+            for name, (what, of, baseline, ours, unit) in parts.items() if name in found]  # fmt: skip
+    if cpu_s:
+        rows.append(compared(f"MACL and DHN's part of a whole training step, {size}", cpu_s["full"],
+                             cpu_s["full"] - cpu_s["two"], "CPU s", found["macl_dhn_share"],
+                             at_most=TARGETS["macl_dhn_share"]))  # fmt: skip
+    return rows
 
 
 def count(text: str) -> int:
@@ -162,13 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=count, default=10, help="counted rounds (default: 10)")
     parser.add_argument("--threads", type=count, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--activations", action="store_true", help="count saved activations and time nothing")
-    parser.add_argument("--quick", action="store_true", help="one round, nothing written: it runs, and measures little")
-    parser.add_argument("--out", type=Path, help="JSON to write (default: in benchmarks/results/; quick: none)")
-    args = parser.parse_args(argv)
-    args.rounds = 1 if args.quick else args.rounds
+    args = parse_options(parser, argv, quick="one round: it runs, and measures little")
     name = f"{'activations' if args.activations else 'step'}_{args.size}.json"
-    args.out = args.out or (None if args.quick else RESULTS / name)
-    return run_command(lambda: benchmark(args))
+    return run_benchmark(benchmark, args, RESULTS / name, PACKAGES)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """The benchmarks measure what they say: saved bytes are counted once, ratios are of one round, and they run."""
 
 import importlib.util
+import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+
+from shared.scaling import hold_growths
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -50,6 +54,42 @@ def test_ratios_are_medians_over_rounds_of_cpu_times():
     found = step.figures(times, saved)
     assert found["two_over_single"] == 1.5 and found["activations_checkpointed"] == 1.5
     assert found["macl_dhn_share"] == pytest.approx(0.1 / 1.6)
+    rows = step.ratios_of(found, saved, {"single": 1.0, "two": 2.0, "checkpointed": 3.0, "full": 2.5}, "demo")
+    assert [(row["ratio"], row["target"], row["reached"]) for row in rows] == [
+        (1.5, "≤ 1.9", True), (2.0, "≤ 2.15", True), (1.5, "≤ 1.7", True), (found["macl_dhn_share"], "≤ 0.05", False),
+    ]  # fmt: skip
+    assert (rows[0]["baseline"], rows[0]["ours"], rows[3]["ours"]) == (1.0, 2.0, 0.5)
+
+
+def test_without_times_only_activations_are_compared():
+    step = load("step")
+    saved = {"single": 10, "two": 20, "checkpointed": 15, "full": 22}
+    rows = step.ratios_of(step.figures({}, saved), saved, {}, "r50")
+    assert [row["ratio"] for row in rows] == [2.0, 1.5] and all("activations" in row["what"] for row in rows)
+
+
+@pytest.fixture
+def scaling(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.delitem(sys.modules, "step", raising=False)
+    return load("scaling")
+
+
+def test_scaling_covers_a_decade_and_its_works_work(scaling):
+    hold_growths(scaling.growths())
+    for growth in scaling.growths()[1:]:  # the first builds a detector: test_scaling_quick
+        growth.prepare(growth.sizes[0])()
+
+
+@pytest.mark.slow
+def test_scaling_quick(scaling, tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        assert scaling.main(["--quick", "--out", str(tmp_path / "scaling.json")]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    rows = json.loads((tmp_path / "scaling.json").read_text())["results"]["growths"]
+    assert len(rows) == 4 and all(min(row["seconds"]) > 0 and row["time"] for row in rows)
 
 
 def test_the_loader_is_timed_between_its_batches():
@@ -60,10 +100,13 @@ def test_the_loader_is_timed_between_its_batches():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["step", "loader"])
+@pytest.mark.parametrize("name", ["step", "loader", "miss_rate"])
 def test_a_benchmark_runs(name, tmp_path, capsys):
     argv = ["--quick", "--out", str(tmp_path / "found.json")]
+    if name == "miss_rate":
+        argv += ["--drawn"]
     if name == "loader":
-        argv += ["--cfg-options", "embedded.pairs=(24, 2)", f"embedded.parent={tmp_path}"]
+        argv += ["--cfg-options", "embedded.pairs=(48, 2)", f"embedded.parent={tmp_path}"]
     assert load(name).main(argv) == 0
-    assert (tmp_path / "found.json").exists() and "target" in capsys.readouterr().out
+    assert json.loads((tmp_path / "found.json").read_text())["results"]["ratios"]
+    assert "target" in capsys.readouterr().out

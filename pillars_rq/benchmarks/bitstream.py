@@ -27,7 +27,7 @@ from pillars_rq.bitstream.codec import Codec
 from pillars_rq.bitstream.stream import compress, decompress
 from pillars_rq.bitstream.tables import Tables
 from pillars_rq.network import PointPillars, scatter
-from shared.benchmark import judged, parse_options, run_benchmark
+from shared.benchmark import compared, judged, parse_options, run_benchmark
 
 OUT = Path(__file__).parent / "results" / "bitstream.json"
 BOOKS = 5
@@ -104,7 +104,23 @@ def benchmark(args: argparse.Namespace) -> dict[str, object]:
         f"most {100 * TARGET:.0f} %: {verdict})"
     )
     return {"books": BOOKS, "k": K, "quick": args.quick, "frames": rows, "median_share": share,
-            "target": TARGET}  # fmt: skip
+            "target": TARGET, "ratios": ratios_of(rows, share)}  # fmt: skip
+
+
+def ratios_of(rows: Sequence[dict], share: float) -> list[dict[str, object]]:
+    """Time against the tailnet, and bytes against the baseline that needs fewest, medians over the frames."""
+    tail = statistics.median(ms for row in rows for ms in row["tailnet_ms"])
+    coding = statistics.median(a + b for row in rows for a, b in zip(row["encode_ms"], row["decode_ms"], strict=True))
+    cloud, stream = (
+        statistics.median(sizes) / 1000
+        for sizes in ([min(row["bytes"].values()) for row in rows], [row["stream_bytes"] for row in rows])
+    )
+    sizes = statistics.median(min(row["bytes"].values()) / row["stream_bytes"] for row in rows)
+    return [
+        compared(f"encoding and decoding {BOOKS} x {K} against the full-grid tailnet", tail, coding, "ms", share,
+                 at_most=TARGET),
+        compared(f"bytes of a frame, {BOOKS} x {K} against the smallest baseline", cloud, stream, "kB", sizes),
+    ]  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,7 +30,7 @@ from pillars_rq.rq.codebooks import ResidualQuantizer
 from pillars_rq.rq.lloyd import fit_dedicated
 from pillars_rq.voxelize import batch_pillars, voxelize
 from pillars_rq.weights import load_folded_encoder
-from shared.benchmark import judged, median_ratio, parse_options, run_benchmark
+from shared.benchmark import compared, judged, median_ratio, parse_options, run_benchmark
 from shared.errors import DataError
 
 OUT = Path(__file__).parent / "results" / "search.json"
@@ -117,8 +117,11 @@ def benchmark(args: argparse.Namespace) -> dict[str, object]:
         f"{judged(ratio >= TARGET, quick=args.quick)}); unchunked, the distances of a book take "
         f"{distance_bytes:,} bytes"
     )
+    dense, sparse = (statistics.median(ms for row in rows for ms in row[name]) for name in ("dense_ms", "sparse_ms"))
+    row = compared(f"codes of a real frame, {args.books} x {K}: occupied cells against the whole canvas",
+                   dense, sparse, "ms", ratio, at_least=TARGET)  # fmt: skip
     return {"k": K, "books": args.books, "quick": args.quick, "frames": rows, "median_ratio": ratio,
-            "target": TARGET, "unchunked_distance_bytes": distance_bytes}  # fmt: skip
+            "target": TARGET, "unchunked_distance_bytes": distance_bytes, "ratios": [row]}  # fmt: skip
 
 
 def count(text: str) -> int:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from shared import benchmark
+from shared.scaling import hold_growths
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PROMISED = {"benchmark", "date_utc", "commit", "command", "hardware", "versions", "results"}
@@ -20,7 +21,7 @@ PILLARS = {"training/000000": 3384, "training/000001": 6815}
 @pytest.fixture(scope="module")
 def scripts():
     """search, and those that import it, as `python benchmarks/..` sees them."""
-    names = ("search", "bitstream", "schedule")
+    names = ("search", "bitstream", "schedule", "scaling")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         yield {name: importlib.import_module(name) for name in names}
@@ -51,6 +52,7 @@ def test_search(scripts, real_samples, tmp_path, capsys):
         assert len(row["sparse_ms"]) == len(row["dense_ms"]) == 1 and row["dense_unchunked_one_book_ms"] > 0
         assert row["ratio"] == benchmark.median_ratio(row["dense_ms"], row["sparse_ms"]) > 0
     assert found["median_ratio"] == statistics.median(row["ratio"] for row in found["frames"])
+    assert [(row["ratio"], row["target"]) for row in found["ratios"]] == [(found["median_ratio"], "≥ 30")]
     assert (found["books"], found["target"]) == (1, 30)
     assert found["unchunked_distance_bytes"] == 214_272 * 256 * 4
     assert "not judged, a quick run" in capsys.readouterr().out
@@ -66,6 +68,9 @@ def test_bitstream(scripts, real_samples, tmp_path, capsys):
         assert row["ratios_5x256"]["sparse_fp16"] == pytest.approx(sparse_fp16 / row["stream_bytes"])
         assert len(row["ratios_5x256"]) == 4 and row["bytes"]["sparse fp16"] > sparse_fp16 > row["bytes"]["int8"]
     assert found["median_share"] == statistics.median(row["share_of_tailnet"] for row in found["frames"])
+    time, size = found["ratios"]
+    assert (time["ratio"], time["target"]) == (found["median_share"], "≤ 0.02") and size["ratio"] > 0
+    assert size["ours"] == statistics.median(row["stream_bytes"] for row in found["frames"]) / 1000
     assert (found["books"], found["target"]) == (5, 0.02)
     assert "not judged, a quick run" in capsys.readouterr().out
 
@@ -111,10 +116,31 @@ def test_the_days_are_every_epoch_of_the_contract(scripts):
         assert schedule.days_of(alone, config) == pytest.approx(2 * count / 86_400)
 
 
+def test_scaling_covers_a_decade_and_its_works_work(scripts):
+    growths = scripts["scaling"].growths()
+    hold_growths(growths)
+    for growth in growths:
+        growth.prepare(growth.sizes[0])()
+
+
+@pytest.mark.slow
+def test_scaling_quick(scripts, tmp_path):
+    scaling, out = scripts["scaling"], tmp_path / "scaling.json"
+    assert scaling.main(["--quick", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["results"]["growths"]
+    assert len(rows) == 4 and all(min(row["seconds"]) > 0 and row["time"] for row in rows)
+
+
+def test_the_cells_of_the_stream_are_different_cells(scripts):
+    cells = scripts["scaling"].cells(5000, torch.Generator().manual_seed(0))
+    assert len(cells.unique(dim=0)) == 5000
+
+
 @pytest.mark.slow
 def test_schedule(scripts, tmp_path, capsys):
     out = tmp_path / "schedule.json"
     assert scripts["schedule"].main(["--quick", "--out", str(out)]) == 0
     found = json.loads(out.read_text())["results"]
+    assert [row["ours"] for row in found["ratios"]] == [found["days"]]
     assert found["median_seconds"]["gradient"] > found["median_seconds"]["warmup"] > 0 and found["days"] > 0
     assert "25 stages on KITTI, cpu, 1 thread(s)" in capsys.readouterr().out

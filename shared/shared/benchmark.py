@@ -4,7 +4,9 @@
 
 Times are only worth something beside the machine and the baseline they were measured with: a benchmark measures its
 baseline in the same run, and `results` holds both. A script is a function of its options that prints what it found and
-returns the results:
+returns the results, with the list `ratios` among them, of which docs/benchmarks.md is made (`benchmark_page`):
+
+    {"ratios": [compared("the region loader, against open and crop", 3.1, 0.57, "ms", 5.5, at_least=4.0)], ...}
 
     args = parse_options(parser, argv, quick="one round: it runs, and measures little")
     return run_benchmark(benchmark, args, OUT)
@@ -56,6 +58,39 @@ def run_benchmark(
 def judged(reached: bool, *, quick: bool = False) -> str:
     """Of a target, in words."""
     return "not judged, a quick run" if quick else "reached" if reached else "MISSED"
+
+
+def compared(
+    what: str,
+    baseline: float | None,
+    ours: float,
+    unit: str,
+    ratio: float | None,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> dict[str, Any]:
+    """A row of `results["ratios"]`, as JSON data.
+
+    Args:
+        what: the work, and what it is compared with, in words.
+        baseline, ours: medians in `unit`; baseline None: nothing is compared.
+        ratio: baseline / ours, so that more is better; with `at_most` ours / baseline. None: not measured.
+        at_least, at_most: the target, one of them or neither.
+
+    Raises ValueError for two targets, or a target without a ratio.
+    """
+    if at_least is not None and at_most is not None:
+        raise ValueError(f"{what}: a ratio has one target, not at least {at_least} and at most {at_most}")
+    target = at_most if at_least is None else at_least
+    if ratio is None and target is not None:
+        raise ValueError(f"{what}: a target of {target} without a ratio")
+    row = {"what": what, "baseline": baseline, "ours": ours, "unit": unit, "ratio": ratio, "target": None,
+           "reached": None}  # fmt: skip
+    if target is None:
+        return row
+    reached = ratio >= target if at_most is None else ratio <= target
+    return {**row, "target": f"{'≥' if at_most is None else '≤'} {target:g}", "reached": bool(reached)}
 
 
 def record(name: str, results: Mapping[str, Any], packages: Sequence[str] = PACKAGES) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from shared.benchmark import judged, parse_options, run_benchmark
+from shared.benchmark import compared, judged, parse_options, run_benchmark
 from shared.errors import DataError
 
 
@@ -55,3 +55,22 @@ def test_what_cannot_be_measured_is_told_and_writes_nothing(command, tmp_path, c
 def test_a_quick_run_judges_nothing():
     assert [judged(True), judged(False)] == ["reached", "MISSED"]
     assert judged(True, quick=True) == judged(False, quick=True) == "not judged, a quick run"
+
+
+def test_a_target_is_a_lower_or_an_upper_bound():
+    row = compared("ours against theirs", 6.0, 2.0, "ms", 3.0, at_least=3.0)
+    assert row == {"what": "ours against theirs", "baseline": 6.0, "ours": 2.0, "unit": "ms", "ratio": 3.0,
+                   "target": "≥ 3", "reached": True}  # fmt: skip
+    assert compared("", 6.0, 2.0, "ms", 2.9, at_least=3.0)["reached"] is False
+    share = compared("", 10.0, 2.0, "MiB", 0.2, at_most=0.25)
+    assert (share["target"], share["reached"]) == ("≤ 0.25", True)
+    assert compared("", 10.0, 3.0, "MiB", 0.3, at_most=0.25)["reached"] is False
+    untold = compared("", None, 3.0, "days", None)
+    assert untold["target"] is untold["reached"] is untold["ratio"] is None
+
+
+def test_a_row_that_cannot_be_judged_is_refused():
+    with pytest.raises(ValueError, match="one target"):
+        compared("x", 1.0, 1.0, "s", 1.0, at_least=1.0, at_most=1.0)
+    with pytest.raises(ValueError, match="without a ratio"):
+        compared("x", None, 1.0, "s", None, at_least=1.0)

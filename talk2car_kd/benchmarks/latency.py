@@ -13,12 +13,13 @@ is about as fast as the student.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from shared.benchmark import parse_options, run_benchmark
+from shared.benchmark import compared, parse_options, run_benchmark
 from shared.config import load_config
 from shared.run import world_from_environment
 from talk2car_kd.config import DEFAULT, EMBEDDED, Config
@@ -66,7 +67,18 @@ def benchmark(args: argparse.Namespace) -> dict[str, object]:
     if not args.quick:
         verdict = "reached" if reached >= TARGET else "MISSED"
         print(f"{baseline} takes {reached:.1f}x the student's time (target {TARGET:.0f}x on the CPU: {verdict})")
-    return {**found, "baseline": baseline, "target": TARGET}
+    return {**found, "baseline": baseline, "target": TARGET, "ratios": ratios_of(found)}
+
+
+def ratios_of(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The student against every tower that is no student."""
+    student, *others = found["towers"]
+    return [
+        compared(f"a picture through the image tower: {student['name']} against {one['name']}", one["latency_ms"],
+                 student["latency_ms"], "ms", found["latency_ratio"][one["name"]],
+                 at_least=TARGET if one is others[-1] else None)
+        for one in others if "student" not in one["name"]
+    ]  # fmt: skip
 
 
 def repeats_of(text: str) -> int:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from shared.batches import Key
-from shared.benchmark import median_ratio, parse_options, run_benchmark
+from shared.benchmark import compared, median_ratio, parse_options, run_benchmark
 from shared.errors import DataError
 from shared.run import sample_rng
 from talk2car_kd.augment import get_augmented_transform
@@ -113,6 +113,11 @@ def benchmark(args: argparse.Namespace) -> dict[str, object]:
         "augmented": measure(regions, get_augmented_transform(IMAGE_SIZE, STRENGTH), rounds),
         "targets": TARGETS,
     }
+    result["ratios"] = [
+        compared(f"a region, {name}: loaded by batch against open and crop", result[name]["ms_per_region"]["baseline"],
+                 result[name]["ms_per_region"]["ours"], "CPU ms", result[name]["ratio"], at_least=target)
+        for name, target in TARGETS.items()
+    ]  # fmt: skip
     show(result)
     return result
 

@@ -14,6 +14,7 @@ out; its ratio is printed without a target.
 # N regions of the batch, S image side, T texts, D embedding dimension.
 
 import argparse
+import statistics
 import sys
 import tempfile
 import time
@@ -23,7 +24,7 @@ from pathlib import Path
 import open_clip
 import torch
 
-from shared.benchmark import median_ratio, parse_options, run_benchmark
+from shared.benchmark import compared, median_ratio, parse_options, run_benchmark
 from shared.config import load_config
 from shared.optim import lr_groups, optimizer_step
 from shared.run import World, world_from_environment
@@ -140,7 +141,16 @@ def benchmark(args: argparse.Namespace) -> dict[str, object]:
     show(students, f"{device}, batch {size}, fp32, teacher {teacher.name} at {teacher.image_size}", quick=args.quick)
     settings = {"device": device, "batch": size, "rounds": rounds, "precision": "fp32", "teacher": teacher.name,
                 "teacher_image_size": teacher.image_size, "quick": args.quick}  # fmt: skip
-    return {"settings": settings, "students": students}
+    return {"settings": settings, "students": students, "ratios": ratios_of(students)}
+
+
+def ratios_of(students: dict[str, dict]) -> list[dict]:
+    return [
+        compared(f"a Stage 1 step, {name}: cached targets against the teacher at every step",
+                 statistics.median(found["ms"]["online"]), statistics.median(found["ms"]["cached"]), "ms",
+                 found["ratio"], at_least=found["target"])
+        for name, found in students.items()
+    ]  # fmt: skip
 
 
 def show(students: dict[str, dict], heading: str, *, quick: bool) -> None:

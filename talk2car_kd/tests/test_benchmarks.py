@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from shared import benchmark
 from shared.errors import StorageError
 from shared.run import World
+from shared.scaling import hold_growths
 from talk2car_kd.config import PACKAGE_ROOT
 from talk2car_kd.latency import Tower, gmacs
 
@@ -90,6 +92,9 @@ def test_latency_quick(latency, tmp_path, capsys):
         small["gmacs"] * 2.25, rel=0.02
     )
     assert found["results"]["latency_ratio"][latency.STUDENT] == 1.0
+    (row,) = found["results"]["ratios"]
+    assert (row["ours"], row["baseline"]) == (small["latency_ms"], large["latency_ms"])
+    assert row["ratio"] == found["results"]["latency_ratio"]["quick baseline"] and row["target"] == "≥ 10"
     assert "x student" in capsys.readouterr().out
 
 
@@ -108,7 +113,10 @@ def test_the_real_student_tower_is_the_default_recipe(latency):
 def test_stage1_step_quick(stage1_step, tmp_path, capsys):
     out = tmp_path / "stage1.json"
     assert stage1_step.main(["--quick", "--threads", "1", "--out", str(out)]) == 0
-    found = json.loads(out.read_text())["results"]["students"]["embedded preset"]
+    results = json.loads(out.read_text())["results"]
+    found = results["students"]["embedded preset"]
+    assert [(row["ratio"], row["target"]) for row in results["ratios"]] == [(found["ratio"], "≥ 1.4")]
+    assert results["ratios"][0]["baseline"] == found["ms"]["online"][0]
     assert found["backbone"] == "test_convnext" and found["target"] == 1.4 and found["ratio"] > 0
     assert len(found["ms"]["cached"]) == len(found["ms"]["online"]) == 1
     assert "quick" in capsys.readouterr().out
@@ -138,6 +146,28 @@ def test_region_loader_quick_writes_the_same_kind_of_record(real_samples, tmp_pa
     assert loader.main(["--quick", "--coco", str(real_samples / "coco"), "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     assert set(found) == PROMISED and found["results"]["regions"] == 69  # every tenth of 682
+    rows = [(row["ratio"], row["target"]) for row in found["results"]["ratios"]]
+    assert rows == [(found["results"]["plain"]["ratio"], "≥ 4"), (found["results"]["augmented"]["ratio"], "≥ 2.5")]
+
+
+@pytest.fixture
+def scaling(monkeypatch):
+    monkeypatch.syspath_prepend(PACKAGE_ROOT / "benchmarks")
+    monkeypatch.delitem(sys.modules, "stage1_step", raising=False)
+    return script("scaling")
+
+
+def test_scaling_covers_a_decade_and_its_works_work(scaling):
+    hold_growths(scaling.growths())
+    for growth in scaling.growths():
+        growth.prepare(growth.sizes[0])()
+
+
+@pytest.mark.slow
+def test_scaling_quick(scaling, tmp_path):
+    assert scaling.main(["--quick", "--out", str(tmp_path / "scaling.json")]) == 0
+    rows = json.loads((tmp_path / "scaling.json").read_text())["results"]["growths"]
+    assert len(rows) == 3 and all(min(row["seconds"]) > 0 and row["time"] for row in rows)
 
 
 def test_quick_runs_leave_the_committed_results_alone(latency, stage1_step):

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.benchmark import judged, median_ratio, parse_options, run_benchmark
+from shared.benchmark import compared, judged, median_ratio, parse_options, run_benchmark
 from shared.errors import DataError
 from voxel_mae.backbone import RMAECMAEBackbonePhase1
 from voxel_mae.grid import Grid
@@ -110,7 +110,18 @@ def benchmark(args: argparse.Namespace) -> dict[str, object]:
     verdict = judged(ratio >= TARGET, quick=args.quick)
     print(f"a step on {100 * KEPT:.0f} % of the sectors is {ratio} x as fast (target {TARGET}: {verdict})")
     return {"kept": KEPT, "sectors": 36, "quick": args.quick, "frames": rows, "median_ratio": ratio,
-            "target": TARGET}  # fmt: skip
+            "target": TARGET, "ratios": ratios_of(rows)}  # fmt: skip
+
+
+def ratios_of(rows: Sequence[dict]) -> list[dict[str, object]]:
+    """Both masks against the whole cloud, medians over rounds and frames; only the radial one has a target."""
+    seconds = {name: statistics.median(s for row in rows for s in row["seconds"][name])
+               for name in ("full", "radial", "uniform")}  # fmt: skip
+    return [
+        compared(f"the student's step on {100 * KEPT:.0f} % of the {kept}, against the whole cloud", seconds["full"],
+                 seconds[name], "CPU s", statistics.median(row["ratios"][name] for row in rows), at_least=target)
+        for name, kept, target in (("radial", "sectors", TARGET), ("uniform", "voxels", None))
+    ]  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

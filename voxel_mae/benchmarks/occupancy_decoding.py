@@ -9,16 +9,14 @@ channels, 20 % of a full scan's 10-degree sectors visible:
   41 x 1600 x 1408 cells, and the cross entropy of 92 million logits;
 - sparse: this package's decoder on the dilated sites of stride 8, targets and all.
 
-Memory is the most that the process held during the action above what it held before (VmHWM of /proc/self/status, reset
-before each); times are CPU times of the process, so that what else runs on the machine does not count. Targets: >= 3 x
-faster and >= 10 x less memory, medians over rounds.
+Memory is the most that the process held during the action above what it held before (`shared.peak_memory`); times are
+CPU times of the process, so that what else runs on the machine does not count. Targets: >= 3 x faster and >= 10 x less
+memory, medians over rounds.
 """
 
 # N sites, C channels; grids are (z, y, x)
 
 import argparse
-import ctypes
-import gc
 import statistics
 import sys
 import time
@@ -30,7 +28,8 @@ from masked_step import FRAMES, KEPT, count, masks, real_batch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shared.benchmark import judged, median_ratio, parse_options, run_benchmark
+from shared.benchmark import compared, judged, median_ratio, parse_options, run_benchmark
+from shared.peak_memory import rise_bytes
 from voxel_mae.grid import Grid
 from voxel_mae.keys import site_keys
 from voxel_mae.occupancy import Occupancy, OccupancySettings
@@ -102,22 +101,17 @@ def sparse_action(
     return act
 
 
-def memory_bytes(field: str) -> int:
-    """A field of /proc/self/status: VmRSS, what the process holds now; VmHWM, the most since the last reset."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {field}: the memory is measured on Linux only")
-
-
 def measured(action: Callable[[], float]) -> tuple[float, int]:
     """CPU seconds of the process, and bytes held at most above what was held before."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    before, start = memory_bytes("VmRSS"), time.process_time()
-    action()
-    return time.process_time() - start, memory_bytes("VmHWM") - before
+    seconds = []
+
+    def timed() -> None:
+        start = time.process_time()
+        action()
+        seconds.append(time.process_time() - start)
+
+    rise = rise_bytes(timed)
+    return seconds[0], rise
 
 
 def row_of(frame: str, rounds: int) -> dict:
@@ -159,7 +153,19 @@ def benchmark(args: argparse.Namespace) -> dict[str, object]:
     print(
         f"sparse decoding: {ratios['time']} x faster, {ratios['memory']} x less memory (targets {TARGETS}: {verdict})"
     )
-    return {"kept": KEPT, "quick": args.quick, "frames": rows, "median_ratios": ratios, "targets": TARGETS}
+    return {"kept": KEPT, "quick": args.quick, "frames": rows, "median_ratios": ratios, "targets": TARGETS,
+            "ratios": ratios_of(rows, ratios)}  # fmt: skip
+
+
+def ratios_of(rows: Sequence[dict], ratios: dict[str, float]) -> list[dict[str, object]]:
+    """Time and memory, medians over rounds and frames."""
+    found = []
+    for name, field, unit, scale in (("time", "seconds", "CPU s", 1), ("memory", "bytes", "MiB", 2**20)):
+        dense, sparse = (statistics.median(value for row in rows for value in row[field][way]) / scale
+                         for way in ("dense", "sparse"))  # fmt: skip
+        found.append(compared(f"{name} of occupancy decoder and loss: sparse against dense, stride 1", dense, sparse,
+                              unit, ratios[name], at_least=TARGETS[name]))  # fmt: skip
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.benchmark import record, write
+from shared.benchmark import compared, parse_options, run_benchmark
 from shared.errors import DataError
-from shared.run import run_command
 from voxel_mae.backbone import RMAECMAEBackbonePhase1
 from voxel_mae.boxes import points_in_boxes
 from voxel_mae.data.clouds import KITTI_FEATURES, NUSCENES_FEATURES, read_cloud
@@ -145,16 +144,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=Path, default=SAMPLES, help="default: $REAL_SAMPLES, or beside the workspace")
     parser.add_argument("--draws", type=int, default=30)
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args(argv)
+    args = parse_options(parser, argv, quick="one draw: it runs, and says little")
+    return run_benchmark(benchmark, args, OUT, ("torch", "numpy"))
 
-    def work() -> int:
-        results = measure(args.samples, args.draws)
-        print({key: value for key, value in results.items() if key != "scans"})
-        write(args.out, record("real_scans", results, ("torch", "numpy")))
-        return 0
 
-    return run_command(work)
+def benchmark(args: argparse.Namespace) -> dict[str, Any]:
+    results = measure(args.samples, 1 if args.quick else args.draws)
+    print({key: value for key, value in results.items() if key != "scans"})
+    asked = round(1 - MASKINGS["radial"].ratio, 3)
+    kept = {name: row["kept"]["radial"][0] for name, row in results["scans"].items()}
+    ratios = [compared(f"share of voxels that radial masking keeps of {name}: drawn against asked", asked, share,
+                       "of all", round(asked / share, 3)) for name, share in kept.items()]  # fmt: skip
+    return {**results, "ratios": ratios}
 
 
 if __name__ == "__main__":
