@@ -7,6 +7,7 @@ swapped, silenced and one-eared echoes stand beside it. Writes scores.json, repo
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from shared import benchmark, checkpoint
-from shared.errors import CheckpointError, UserError
+from shared.errors import CheckpointError, ConfigError, UserError
 from shared.report import Report
 from shared.run import run_command
 from shared.storage import storage_error
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _execute(args: argparse.Namespace) -> int:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("evaluate.py runs in one process: start it without torchrun (training may use several)")
     expect = {} if args.max_depth_m is None else {"max_depth_m": args.max_depth_m}
     model, card = load_model(args.checkpoint, expect=expect, map_location=args.device)
     settings = settings_of(args.checkpoint, args.data_dir)

@@ -8,9 +8,15 @@ import pytest
 from bat_samples import TEACHER, arguments
 
 from batvision_kd import command as command_module
+from batvision_kd import evaluate_command
+from batvision_kd.data.dataset import EchoDepthDataset
 from batvision_kd.training import experiment
 from shared.faults import FaultSuite, GoldenCurves, TrainingCommand, finished, finished_world
+from shared.hostile_text import EVIL_NAME, assert_only_text
 from shared.injections import metrics_of
+from shared.teacher_faults import TeacherFaults
+from shared.validation_faults import ValidationFaults
+from shared.worker_faults import TIMEOUT_S, WorkerFaults
 
 SCRIPTS = Path(__file__).parents[1]
 
@@ -56,17 +62,43 @@ class TestGolden(GoldenCurves):
     commands, golden = [RGB, AUDIO, TAUGHT], Path(__file__).parent / "golden_bat.json"
 
 
-class TestTeacher(FaultSuite):
+class TestTeacher(ValidationFaults, FaultSuite):
     command, always = RGB, ()
 
+    def validate_on(self, work, samples):
+        return ["--set", f"data.embedded.val={samples}"]
 
-class TestTaught(FaultSuite):
+    def stand_still(self):
+        super().stand_still()
+        experiment.write_report = lambda *arguments: None  # it refuses a model that no batch has gone through
+
+
+class TestTaught(WorkerFaults, TeacherFaults, FaultSuite):
     command = TAUGHT
+    teacher_made = (experiment, "open_teacher")
+    sample_reader = (EchoDepthDataset, "__getitem__")
+    two_workers = (*TAUGHT.workers(2), "--set", f"training.loader_timeout_s={TIMEOUT_S}")
     always = (
         "test_a_run_killed_at_a_stop_point_ends_as_if_uncut[inside accumulation]",
         "test_a_run_killed_at_a_stop_point_ends_as_if_uncut[during evaluation]",
         "test_a_run_killed_at_a_stop_point_ends_as_if_uncut[after the last step]",
     )
+
+    @pytest.mark.fault(21)
+    def test_names_that_are_code_are_text_in_the_reports(self, prepared, tmp_path):
+        """Of the training (its configuration) and of the evaluation (the checkpoint's name)."""
+        work = finished(self.command, Path(shutil.copytree(prepared, tmp_path / EVIL_NAME)))
+        assert_only_text(work / "results/t/report.html", EVIL_NAME)
+        best = work / "checkpoints/t/best_model.pth"
+        assert evaluate_command.main(["--checkpoint", str(best), "--out", str(tmp_path / "out")]) == 0
+        assert_only_text(tmp_path / "out/report.html", EVIL_NAME)
+
+
+@pytest.mark.fault(22)
+def test_evaluation_by_several_processes_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert evaluate_command.main(["--checkpoint", "any.pth"]) == 2
+    assert "evaluate.py runs in one process" in capsys.readouterr().err
 
 
 @pytest.mark.fault(22)

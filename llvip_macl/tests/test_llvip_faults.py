@@ -21,6 +21,7 @@ from llvip_samples import PROJECT, Work, judge_main, outcome, plain_environment,
 from shared import checkpoint
 from shared.faults import Anatomy, CommandSuite, FaultSuite, Judging, TrainingCommand, finished, start, start_world
 from shared.injections import at_call, differences, kill, send
+from shared.worker_faults import TIMEOUT_S, WorkerFaults
 
 fault = pytest.mark.fault
 LOOP, RUNNER = "llvip_macl.runtime.loop:PairedEpochLoop", "llvip_macl.runtime.runner:PairedRunner"
@@ -35,7 +36,8 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(data, tmp_path_factory):
-    return Work(tmp_path_factory.mktemp("prepared"), data).folder
+    timeout = "\ntrain_dataloader.update(timeout=0)\n"  # the usual one; a command line may set a key that is there
+    return Work(tmp_path_factory.mktemp("prepared"), data, text=timeout).folder
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -175,8 +177,10 @@ def told_not_finite(output, value):
     assert value is None or f"loss_cls = {value}" in output
 
 
-class TestLlvip(FaultSuite):
+class TestLlvip(WorkerFaults, FaultSuite):
     command = COMMAND
+    sample_reader = ("llvip_macl.data.paired_dataset:PairedDataset", "__getitem__")
+    two_workers = (*COMMAND.workers(2), f"train_dataloader.timeout={TIMEOUT_S}")
     always = (
         "test_a_run_killed_at_a_stop_point_ends_as_if_uncut[mid-epoch]",
         "test_a_run_killed_at_a_stop_point_ends_as_if_uncut[during evaluation]",
@@ -191,6 +195,9 @@ class TestLlvip(FaultSuite):
         "test_a_nan_on_one_rank_stops_both",
         "test_two_processes_judge_as_one[5]",
     )
+
+    def name_of(self, data, key):
+        return data.get_data_info(int(key))["img_path"]
 
     def saved_at(self):
         return SAVED_AT

@@ -7,7 +7,9 @@ import pytest
 from base_samples import TINY, write_root
 
 from pillars_rq import base_training, onnx_export
+from pillars_rq.kitti.dataset import KittiDataset
 from shared.faults import ExportCommand, FaultSuite, TrainingCommand
+from shared.worker_faults import TIMEOUT_S, WorkerFaults
 
 
 def argv(work: Path) -> list[str]:
@@ -50,5 +52,7 @@ def prepared(tmp_path_factory) -> Path:
     return work
 
 
-class TestBase(FaultSuite):
+class TestBase(WorkerFaults, FaultSuite):
     command = COMMAND
+    sample_reader = (KittiDataset, "__getitem__")
+    two_workers = (*COMMAND.workers(2), "--set", f"training.loader_timeout_s={TIMEOUT_S}")

@@ -1,12 +1,19 @@
 """The training of the books under the faults of `shared.faults`."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 from rq_run_samples import write_work
 
 from pillars_rq import judging, rq_command
-from shared.faults import FaultSuite, GoldenCurves, TrainingCommand
+from pillars_rq.kitti.dataset import KittiDataset
+from shared.faults import FaultSuite, GoldenCurves, TrainingCommand, finished
+from shared.hostile_text import EVIL_NAME, assert_only_text
+from shared.teacher_faults import TeacherFaults
+from shared.validation_faults import ValidationFaults
+from shared.worker_faults import TIMEOUT_S, WorkerFaults
 
 SCRIPT = Path(__file__).parents[1] / "train_eval_rq.py"
 ONE_STAGE = {
@@ -50,5 +57,22 @@ class TestGolden(GoldenCurves):
     commands, golden = [COMMAND], Path(__file__).parent / "golden_rq.json"
 
 
-class TestRq(FaultSuite):
+class TestRq(WorkerFaults, ValidationFaults, TeacherFaults, FaultSuite):
     command, always = COMMAND, ()
+    teacher_made = (rq_command, "open_detector")
+    judged_within = 1e-3  # books are moving averages: they do not stand still
+    sample_reader = (KittiDataset, "__getitem__")
+    two_workers = (*COMMAND.workers(2), "--set", f"training.loader_timeout_s={TIMEOUT_S}")
+
+    def validate_on(self, work, samples):
+        """The two frames again and again, under other names."""
+        (file,) = work.rglob("kitti_infos_val.json")
+        index = json.loads(file.read_text())
+        frames = list(index["frames"].values())
+        index["frames"] = {f"{number:06d}": frames[number % 2] for number in range(100, 100 + samples)}
+        file.write_text(json.dumps(index))
+
+    @pytest.mark.fault(21)
+    def test_names_that_are_code_are_text_in_the_report(self, prepared, tmp_path):
+        work = finished(self.command, Path(shutil.copytree(prepared, tmp_path / EVIL_NAME)))
+        assert_only_text(self.run(work) / "report.html", EVIL_NAME)

@@ -231,7 +231,8 @@ def _fail(error: Exception, exit_code: int) -> int:
 
 
 def _tell(message: str) -> None:
-    rank = f"[rank {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    rank = f"[rank {os.environ.get('RANK', '?')}] " if several else ""  # the message may be that RANK is missing
     print(f"{rank}{message}", file=sys.stderr, flush=True)
 
 

@@ -3,34 +3,14 @@
 import base64
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from shared.errors import DataError, StorageError
+from shared.hostile_text import EVIL, Page
 from shared.report import Report, curves
-
-EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"' onload=x &amp;"
-
-
-class Page(HTMLParser):
-    """The page's elements as (tag, attributes), and its visible text."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.elements, self.texts = [], []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-    def of(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def small_figure():

@@ -116,7 +116,7 @@ def load_regions(
         small_area_px, large_area_px: limits of the size words, see `captions.size_word`.
         val_fraction, seed: of a single set, which share of the *images* is the val split.
     Raises:
-        DataError: faults in the annotations, or images that are missing; all of them are listed.
+        DataError: faults in the annotations, or images that are missing; all of them are listed. Or no object is left.
     """
     files = layout.files(split)
     document = read_json(files.instances)
@@ -140,6 +140,11 @@ def load_regions(
         size = size_word(area, small_area_px, large_area_px)
         name = names[row["category_id"]]
         regions.append(Region(image["id"], row["id"], paths[image["id"]], box, area, name, size))
+    if not regions:
+        raise DataError(
+            f"{files.instances}: no object of the {split} split has a shorter side of {min_side_px:g} px or more; "
+            "correct the boxes or lower stage1.min_side_px"
+        )
     return sorted(regions, key=lambda region: region.image_id)
 
 

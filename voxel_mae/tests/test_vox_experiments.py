@@ -217,9 +217,10 @@ def test_a_piece_that_changed_is_refused(study):
     (study.bench.folder / piece.tag).write_text("trained anew")
     with pytest.raises(UserError, match=r"checkpoint changed.*two studies"):
         trained(study, piece, None)
-    other = study.plan.model_copy(update={"batch_size": 7})
+    other, asked = study.plan.model_copy(update={"batch_size": 7}), len(study.bench.asked)
     with pytest.raises(UserError, match="settings"):
         trained(Study(other, study.bench, study.folder), Piece("scratch", "p20", 1), None)
+    assert len(study.bench.asked) == asked, "nothing is trained before it is refused"
 
 
 def test_an_interrupted_comparison_keeps_what_was_recorded(study):

@@ -16,7 +16,9 @@ from vox_samples import PROGRAMS, arguments, prepare_work, run_folder
 
 from shared import checkpoint
 from shared.faults import FaultSuite, GoldenCurves, Judging, TrainingCommand, finished_world
+from shared.worker_faults import TIMEOUT_S, WorkerFaults
 from voxel_mae import commands
+from voxel_mae.data.dataset import LidarDataset
 from voxel_mae.engine import training
 from voxel_mae.engine.judging import Judge
 
@@ -62,19 +64,32 @@ def command(stage: str, **fields) -> TrainingCommand:
 # The contrasts draw negatives from the processes' own batches; occupancy is what two processes compute as one.
 PRETRAIN = command("pretrain", uneven=[*PHASE_1, "--extra_tag", "other"])
 FINETUNE = command("finetune")
+READER = (LidarDataset, "__getitem__")
+TWO_WORKERS = [*FINETUNE.workers(2), "--loader_timeout_s", str(TIMEOUT_S)]
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
-    return prepare_work(tmp_path_factory.mktemp("prepared"))
+    """With a list of 11 frames to judge, two more than there are."""
+    work = prepare_work(tmp_path_factory.mktemp("prepared"))
+    site = work / "site"
+    names = (site / "ImageSets/val_9.txt").read_text().split()
+    for name in names[:2]:
+        for path in (site / f"points/{name}.npy", site / f"labels/{name}.txt"):
+            shutil.copyfile(path, path.with_stem(f"again_{name}"))
+        names.append(f"again_{name}")
+    (site / "ImageSets/val_11.txt").write_text("\n".join(names) + "\n")
+    return work
 
 
 class TestGolden(GoldenCurves):
     commands, golden = [PRETRAIN, FINETUNE], Path(__file__).parent / "golden_vox.json"
 
 
-class TestPretraining(FaultSuite):
+class TestPretraining(WorkerFaults, FaultSuite):
     command = PRETRAIN
+    sample_reader = READER
+    two_workers = TWO_WORKERS
     always = (
         "test_a_run_killed_at_a_stop_point_ends_as_if_uncut[mid-epoch]",
         "test_a_run_killed_at_a_stop_point_ends_as_if_uncut[during evaluation]",
@@ -87,8 +102,10 @@ class TestPretraining(FaultSuite):
         assert int(names["pretrainer.frame.written"]) > 0 and int(names["pretrainer.steps"]) == 6
 
 
-class TestFinetuning(FaultSuite):
+class TestFinetuning(WorkerFaults, FaultSuite):
     command, always = FINETUNE, ()
+    sample_reader = READER
+    two_workers = TWO_WORKERS
 
 
 @pytest.mark.fault(22)

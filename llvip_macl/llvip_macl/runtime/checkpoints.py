@@ -122,23 +122,29 @@ def load_from_torchvision(filename: str, map_location: Any = None) -> dict[str, 
 
 
 def downloaded(address: str) -> Path:
-    """The file of an address in torch's cache, fetched when it is not there (and checked by the hash in its name).
+    """The file of an address in torch's cache, fetched when it is not there; the hash in its name is checked always.
 
     Raises:
-        UserError: it cannot be fetched.
+        UserError: no hash in its name, it cannot be fetched, or it has another hash.
     """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / address.rpartition("/")[2]
-    if path.is_file():
-        return path
+    path = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
     hashed = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if hashed is None:
+        raise UserError(
+            f"{address} holds no hash in its name (as resnet50-0676ba61.pth does): nothing tells whether it is what "
+            "was meant. Fetch it yourself, compare its sha256, and name the file instead."
+        )
+    if path.is_file():
+        if (found := checkpoint.sha256_of(path)).startswith(hashed[1]):
+            return path
+        raise UserError(f"{path} is not what its name says: its sha256 is {found}. Remove it to fetch it again.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(address, str(path), hashed and hashed[1], progress=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(address, str(path), hashed[1], progress=False)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{address} could not be fetched ({error}). Fetch it elsewhere and name the file "
-            "(model.backbone.init_cfg.checkpoint=PATH), or start from random weights (model.backbone.init_cfg=None)."
+            "(load_from=PATH, model.backbone.init_cfg.checkpoint=PATH), or start from random weights."
         ) from error
     return path
 

@@ -22,6 +22,7 @@ from shared.storage import write_atomic
 from .calibration import Calibration
 from .labels import Annotations
 from .layout import KittiRoot
+from .splits import ID
 
 SCHEMA = 1
 
@@ -58,6 +59,8 @@ class FrameInfo:
     @classmethod
     def from_json(cls, frame_id: str, found: Mapping[str, Any]) -> "FrameInfo":
         image, annos = found["image"], found["annos"]
+        if not ID.fullmatch(frame_id):  # files are named after it
+            raise ValueError(f"{frame_id!r} is not a frame id of six digits")
         return cls(
             frame_id=frame_id,
             points_path=found["velodyne_path"],
