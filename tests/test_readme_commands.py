@@ -32,6 +32,7 @@ NOT_EXECUTED = {
 # The same for commands in running text whose program no line starts.
 NOT_EXECUTED_IN_TEXT = {
     "python benchmarks/": "measures for minutes; */tests/test_*benchmark*.py run the --quick forms",
+    "python -m shared.benchmark_page": "rewrites a file of the checkout; test_benchmark_page.py holds that file to it",
     "python -m pillars_rq.world.realism": "needs real frames: test_lidar_world.py runs it on the real samples",
     "python -m pcdet.": "OpenPCDet's command, named beside ours",
     "python3.11 -m venv": "the beginning of the pip recipe",
