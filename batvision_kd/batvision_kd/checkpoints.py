@@ -94,7 +94,7 @@ def load_model(
     if not _is_trained(weights):
         raise CheckpointError(f"{path} holds an untrained model (no batch has passed through it): train it first")
     model = FACTORIES[found["kind"]](**_arguments(found["model"]))
-    checkpoint.load_into(model.to(map_location), weights)
+    checkpoint.load_into(model.to(map_location), weights, source=path)
     return model.eval().requires_grad_(False), found
 
 

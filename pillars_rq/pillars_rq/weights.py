@@ -76,7 +76,7 @@ def load_base(path: Path | str, grid: Grid | None = None, classes: Sequence[Anch
         else PointPillars(grid or Grid.kitti(), classes or KITTI_CLASSES)
     )
     try:
-        checkpoint.load_into(model, state["model"] if record else state)
+        checkpoint.load_into(model, state.get("model", {}) if record else state)
     except CheckpointError as error:
         raise CheckpointError(f"{path} is no base detector of this network: {error}\n  {_expected(model)}") from error
     if not record and git_blob_id(path) != PUBLISHED_BLOB:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError, StorageError
-from .loading import LoadReport, foreign_kind, load_into, read_state
+from .loading import LoadReport, broken_part, foreign_kind, load_into, read_state
 from .machine import code_version
 from .storage import atomic_file, sha256_of, sweep, tensors_sha256, write_atomic
 
@@ -324,6 +324,8 @@ def load_weights(path: Path | str, sha256: str | None = None, *, map_location: A
     with path.open("rb") as file:
         for value in expected:
             _verify(file, path, value)
+        if not expected and (part := broken_part(file)):
+            raise CheckpointError(f"{path} is damaged: its part {part} has not the checksum it had. Fetch it again.")
         if path.suffix == ".safetensors":
             return _read_safetensors(path, map_location)
         return read_state(file, path, map_location)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import shutil
 import socket
 import time
@@ -179,7 +178,6 @@ def start_world(
 ) -> list[Ended]:
     """`size` children with torchrun's variables, to their end; inject: rank -> injection."""
     more = [*command.together, *more]
-    importlib.import_module("torch._dynamo")  # DistributedDataParallel wants it: here once, not slowly in each child
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
         port = server.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}

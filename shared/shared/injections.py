@@ -5,6 +5,7 @@ is a function that runs in the child before the command: it may replace function
 """
 
 import ctypes
+import importlib
 import json
 import logging
 import math
@@ -53,6 +54,7 @@ class Child:
     """A fork of this process that runs the command; `inject` runs in it first."""
 
     def __init__(self, argv: Sequence[str], main: Callable, log: Path, inject: Callable | None, env: Mapping):
+        importlib.import_module("torch._dynamo")  # every optimizer wants it: here once, not slowly in each child
         self.log = log
         self.alive = True
         self.pid = os.fork()

@@ -106,6 +106,21 @@ def _pickles(file: BinaryIO) -> Iterator[bytes]:
     yield file.read()
 
 
+def broken_part(file: BinaryIO) -> str | None:
+    """The part of a zip checkpoint, if any, whose bytes do not have the checksum that the archive gives for them.
+
+    torch.load does not look at these checksums. A writer may leave them out (0), and then nothing is known.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            known = any(member.CRC for member in archive.infolist())
+            return archive.testzip() if known else None
+    except Exception:  # no zip, or one so damaged that anything may be raised: reading it says what it is
+        return None
+    finally:
+        file.seek(0)
+
+
 def foreign_kind(path: Path) -> str | None:
     """What a file that is no checkpoint looks like: the usual results of a failed download."""
     with path.open("rb") as file:
@@ -153,6 +168,7 @@ def load_into(
     allow_unexpected: Sequence[str] = (),
     allow_mismatched: Sequence[str] = (),
     min_coverage: float | None = None,
+    source: Path | str | None = None,
 ) -> LoadReport:
     """Load a state dict into a model, strictly unless told otherwise; on failure the model keeps its values.
 
@@ -160,6 +176,7 @@ def load_into(
         allow_missing, allow_unexpected, allow_mismatched: fnmatch patterns of names that may deviate (still reported).
         min_coverage: least share (0..1) of the model's values that must be loaded. Unset: everything that the patterns
             do not excuse, and never nothing at all.
+        source: the file that an error shall name.
 
     Raises:
         CheckpointError: with the report.
@@ -177,9 +194,10 @@ def load_into(
     if min_coverage is not None and report.coverage < min_coverage:
         problems.append(f"coverage {100 * report.coverage:.2f} % is below the {100 * min_coverage:.2f} % asked for")
     if problems:
-        hint = _nested_hint(state_dict)
+        hint = _nested_hint(state_dict) or " Give weights of this very network, or the settings that they belong to."
+        where = f"{source}: " if source else ""
         raise CheckpointError(
-            f"the weights do not fit {type(model).__name__}: {'; '.join(problems)}.{hint}\n  {report}"
+            f"{where}the weights do not fit {type(model).__name__}: {'; '.join(problems)}.{hint}\n  {report}"
         )
     model.load_state_dict(accepted, strict=False)
     return report

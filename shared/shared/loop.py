@@ -226,13 +226,16 @@ class Loop:
             self.run.metrics.rewind(self.stage)
             return False
         path, state = found
+        if not {"model", "optimizer", "position", "rng"} <= state.keys():
+            raise CheckpointError(f"{path} holds no state of a training: remove it with its manifest, so that an "
+                                  "earlier one is used")  # fmt: skip
         size = len(state["rng"])
         if size != self.world.size:
             raise CheckpointError(
                 f"{path} was written by {size} processes and this run has {self.world.size}: start torchrun with "
                 f"--nproc-per-node {size}, or begin a new run with another --run NAME"
             )
-        checkpoint.load_into(self.bare, state["model"])
+        checkpoint.load_into(self.bare, state["model"], source=path)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])

@@ -1,8 +1,7 @@
-"""States that tell their step, damage to files, and a child to do dangerous things in."""
+"""States that tell their step, and a child to do dangerous things in."""
 
 import contextlib
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -44,20 +43,3 @@ def storage_failure(body) -> str:
     with pytest.raises(StorageError) as error:
         body()
     return str(error.value)
-
-
-def flip(offset: float, bit: int):
-    def damage(path: Path):
-        data = bytearray(path.read_bytes())
-        data[int(offset * (len(data) - 1))] ^= 1 << bit
-        path.write_bytes(data)
-
-    return damage
-
-
-def truncate(length):
-    def damage(path: Path):
-        data = path.read_bytes()
-        path.write_bytes(data[: length(len(data)) if callable(length) else length])
-
-    return damage

@@ -1,14 +1,8 @@
 """Checkpoints come back equal, hostile ones do not load, and old ones go."""
 
 import argparse
-import builtins
-import io
-import json
-import os
 import pickle
 import random
-import subprocess
-import tarfile
 import time
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -20,6 +14,7 @@ from checkpoint_samples import state_of
 from torch import nn
 
 from shared import checkpoint
+from shared.damage import HOSTILE, shell, vouch
 from shared.errors import CheckpointError
 
 # --- saving and loading
@@ -81,57 +76,16 @@ def test_keys_must_be_plain_and_the_manifest_json(tmp_path):
 # --- hostile pickles
 
 
-class Call:
-    """Pickles to a call of `function`."""
-
-    def __init__(self, function, *arguments):
-        self.function, self.arguments = function, arguments
-
-    def __reduce__(self):
-        return self.function, self.arguments
-
-
-def legacy_tar(path: Path, payload) -> None:
-    with tarfile.open(path, "w") as archive:
-        for name, value in {"storages": 0, "tensors": 0, "pickle": payload}.items():
-            data = pickle.dumps(value, 2)
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-
-
-def touch(canary):
-    return Call(os.system, f"touch {canary}")
-
-
-HOSTILE = {
-    "os.system": (lambda p, c: torch.save(touch(c), p), "system"),
-    "builtins.exec": (lambda p, c: torch.save({"a": Call(builtins.exec, f"open({str(c)!r}, 'w')")}, p), "exec"),
-    "builtins.eval": (lambda p, c: torch.save({"a": Call(builtins.eval, f"open({str(c)!r}, 'w')")}, p), "eval"),
-    "subprocess": (lambda p, c: torch.save([Call(subprocess.Popen, ["touch", str(c)])], p), "Popen"),
-    "in optimizer state": (
-        lambda p, c: torch.save({"model": {}, "optimizer": {"state": {0: {"exp_avg": touch(c)}}}}, p),
-        "system",
-    ),
-    "legacy .pth of a teacher": (
-        lambda p, c: torch.save({"w": torch.ones(2), "x": touch(c)}, p, _use_new_zipfile_serialization=False),
-        "system",
-    ),
-    "legacy tar": (lambda p, c: legacy_tar(p, touch(c)), "system"),
-    "bare pickle, protocol 4": (lambda p, c: p.write_bytes(pickle.dumps(touch(c), protocol=4)), "system"),
-}
-
-
 @pytest.mark.fault(9)
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("vouched", [False, True], ids=["foreign", "with a manifest"])
 @pytest.mark.parametrize(("write", "name"), HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_pickle_is_refused_by_name_and_never_run(tmp_path, write, name, vouched):
     path, canary = tmp_path / "teacher.pth", tmp_path / "canary"
-    write(path, canary)
     if vouched:
-        record = {"schema": 1, "step": 1, "bytes": path.stat().st_size, "sha256": checkpoint.sha256_of(path)}
-        path.with_name("teacher.pth.json").write_text(json.dumps(record))
+        checkpoint.save(path, {"w": torch.ones(2)}, step=1)
+    write(path, canary, {"w": torch.ones(2)})
+    vouch(path)
     for read in (checkpoint.load_weights, checkpoint.load) if vouched else (checkpoint.load_weights,):
         with pytest.raises(CheckpointError, match=rf"teacher\.pth was refused.*`[\w.]*{name}`") as error:
             read(path)
@@ -142,7 +96,7 @@ def test_a_hostile_pickle_is_refused_by_name_and_never_run(tmp_path, write, name
 
 def test_the_hostile_files_would_work_if_loaded_unsafely(tmp_path):
     canary = tmp_path / "canary"
-    pickle.loads(pickle.dumps(touch(canary)))
+    pickle.loads(pickle.dumps(shell(canary)))
     assert canary.exists()
 
 

@@ -5,10 +5,10 @@ import random
 
 import pytest
 import torch
-from checkpoint_samples import flip, truncate
 from torch import nn
 
 from shared import checkpoint
+from shared.damage import flip, flip_in_tensor, truncate
 from shared.errors import CheckpointError
 
 # --- foreign weights
@@ -62,6 +62,25 @@ def test_cut_foreign_files_fail_clearly(tmp_path, cut):
     truncate(cut)(path)
     with pytest.raises(CheckpointError, match=r"teacher\.pth (cannot be read|was refused)"):
         checkpoint.load_weights(path)
+
+
+@pytest.mark.fault(8)
+def test_a_changed_value_of_a_foreign_file_is_known_by_the_archive_s_checksum(tmp_path):
+    path = tmp_path / "teacher.pth"
+    torch.save({"w": torch.ones(900)}, path)
+    flip_in_tensor(0.5, 3)(path)
+    assert not torch.equal(torch.load(path, weights_only=True)["w"], torch.ones(900)), "torch itself says nothing"
+    with pytest.raises(CheckpointError, match=r"teacher\.pth is damaged: .*checksum"):
+        checkpoint.load_weights(path)
+
+
+def test_a_foreign_file_may_have_no_checksums(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": torch.ones(9)}, tmp_path / "teacher.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(checkpoint.load_weights(tmp_path / "teacher.pth")["w"], torch.ones(9))
 
 
 @pytest.mark.fault(8)

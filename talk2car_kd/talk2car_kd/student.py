@@ -32,7 +32,7 @@ def build_backbone(name: str, init: str, drop_path: float = 0.0) -> nn.Module:
         return timm.create_model(name, pretrained=False, **options)
     if Path(init).suffix in (".pth", ".pt", ".safetensors"):
         backbone = timm.create_model(name, pretrained=False, **options)
-        load_into(backbone, load_weights(Path(init)), allow_unexpected=["head.fc.*"])
+        load_into(backbone, load_weights(Path(init)), allow_unexpected=["head.fc.*"], source=init)
         return backbone
     try:
         return timm.create_model(f"{name}.{init}", pretrained=True, **options)

@@ -150,7 +150,9 @@ def _from_folder(folder: Path, device) -> Teacher:
     name = f"local-dir:{folder}"
     try:
         model = open_clip.create_model(name, require_pretrained=True)
-    except (RuntimeError, FileNotFoundError, ValueError) as error:
+    except Exception as error:  # every library that open_clip reads with has its own
+        for path in (path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES):
+            load_weights(path)  # damaged or hostile: says so, and how
         raise CheckpointError(f"{folder}: the teacher could not be loaded: {error}") from error
     return Teacher(model, open_clip.get_tokenizer(name), folder.name, device)
 
@@ -158,7 +160,7 @@ def _from_folder(folder: Path, device) -> Teacher:
 def _from_file(name: str, path: Path, device) -> Teacher:
     model = open_clip.create_model(name, load_weights=False)
     state = load_weights(path)
-    load_into(model, state.get("state_dict", state))
+    load_into(model, state.get("state_dict", state), source=path)
     log.warning("%s: a bare weights file carries no pixel statistics; %s's own are assumed", path, name)
     return Teacher(model, open_clip.get_tokenizer(name), name, device)
 

@@ -91,13 +91,15 @@ def config_hash_of(run: Path) -> str | None:
 def load_distilled(path: Path, student: Student, teacher: Teacher) -> nn.Module:
     """Stage 1's encoder for Stage 2. Raises CheckpointError when it was made with another backbone, map or teacher."""
     state = checkpoint.load(path)
+    if not {"model", "student", "teacher"} <= state.keys():
+        raise CheckpointError(f"{path} holds no encoder of Stage 1: give a {DISTILLED}")
     for key in ("backbone", "multiscale", "map_dim", "map_stride"):
         refuse_other(path, f"student.{key}", state["student"][key], getattr(student, key))
     for key, ours in teacher_record(teacher).items():
         if key != "name":
             refuse_other(path, f"teacher.{key}", state["teacher"][key], ours)
     encoder = empty_like_student(student, teacher.embed_dim)
-    checkpoint.load_into(encoder, state["model"])
+    checkpoint.load_into(encoder, state["model"], source=path)
     return encoder
 
 
@@ -112,11 +114,11 @@ def refuse_other(path: Path, what: str, recorded, wanted) -> None:
 def load_grounding(path: Path) -> tuple[Talk2CarModel, dict[str, Any]]:
     """Rebuild a grounding model from its own record: (model in eval mode, the whole record)."""
     state = checkpoint.load(path)
-    if "head" not in state:
+    if not {"model", "head"} <= state.keys():
         raise CheckpointError(f"{path} holds no grounding head: give a {BEST} or {LAST} of Stage 2")
     student, head = Student(**state["student"]), Head(**state["head"])
     encoder = empty_like_student(student, state["teacher"]["embed_dim"])
     vocabulary = state["model"].get("head.words.vocabulary")
     model = Talk2CarModel(encoder, build_head(head, encoder.map_dim, state["teacher"]["text_width"], vocabulary))
-    checkpoint.load_into(model, state["model"])
+    checkpoint.load_into(model, state["model"], source=path)
     return model.eval(), state

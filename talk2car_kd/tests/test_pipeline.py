@@ -272,25 +272,6 @@ def test_a_model_of_another_configuration_must_be_named(work, capsys):
     assert len(runs(work)) == 1
 
 
-@pytest.mark.fault(8)
-@pytest.mark.parametrize("damage", ["flipped bit", "cut short", "no manifest", "a page"])
-def test_a_damaged_checkpoint_is_named(work, capsys, damage):
-    (run,) = runs(work)
-    path = run / "talk2car_best.pth"
-    data = bytearray(path.read_bytes())
-    if damage == "flipped bit":
-        data[len(data) // 2] ^= 1
-    elif damage == "cut short":
-        del data[-1]
-    elif damage == "no manifest":
-        path.with_name(f"{path.name}.json").unlink()
-    else:
-        data = b"<!DOCTYPE html><html>not found</html>"
-    path.write_bytes(data)
-    assert command(work, "--stage", "test") == 2
-    assert f"{path} is damaged" in capsys.readouterr().err
-
-
 @pytest.mark.fault(19)
 def test_an_unknown_key_names_the_nearest(tmp_path, capsys):
     assert command(tmp_path, "--dry-run", "--set", "stage2.epoch=3") == 2

@@ -146,5 +146,5 @@ def existing(path: Path, flag: str) -> Path:
     """A file that a flag names; output/... counts from the package's folder. ConfigError when it is not there."""
     found = in_package(path)
     if not found.is_file():
-        raise ConfigError(f"{flag} {path}: there is no such file (looked for {found})")
+        raise ConfigError(f"{flag} {path}: there is no such file (looked for {found}); check the path")
     return found

@@ -95,10 +95,13 @@ def go_back(settings: Settings, run: RunFolder, world: World, epoch: int) -> Non
     if world.is_main:
         path = settings.folder("checkpoints") / epoch_file(epoch)
         if not path.is_file():
-            kept = sorted(int(one.stem.removeprefix("epoch_")) for one in path.parent.glob("epoch_*.pth"))
+            files = [one for one in path.parent.glob("epoch_*.pth") if one.is_file()]
+            kept = sorted(int(one.stem.removeprefix("epoch_")) for one in files)
             raise CheckpointError(f"--checkpoints {epoch}: {path} is not there; this experiment has kept the epochs "
-                                  f"{', '.join(map(str, kept)) or 'none'}")  # fmt: skip
+                                  f"{', '.join(map(str, kept)) or 'none'}: give one of them")  # fmt: skip
         state = checkpoint.load(path)
+        if "position" not in state:
+            raise CheckpointError(f"{path} holds no state of a training: restore it with its manifest from a copy")
         step = state["position"]["step"]
         newest = run.file(Path(settings.kind) / f"step-{step:07d}.pt")
         checkpoint.save(newest, state, step=step, extra={"world_size": len(state["rng"])})

@@ -86,7 +86,7 @@ def read_state(path: Path | str) -> dict[str, Any]:
         CheckpointError: missing, damaged, refused, or not a training state (weights belong to load_from).
     """
     state = checkpoint.load(path)
-    if "position" not in state or "optimizer" not in state:
+    if not {"state_dict", "position", "optimizer"} <= state.keys():
         raise CheckpointError(f"{path} holds weights and no training state: nothing can be resumed from it. "
                               f"For its weights use --cfg-options load_from={path}")  # fmt: skip
     return state

@@ -319,7 +319,11 @@ def check_load_from(cfg: Table, context: Context) -> list[str]:
     if source is None or str(source).startswith(ADDRESSES) or Path(source).expanduser().is_file():
         return []
     found = best_files(Path(source).expanduser().parent)
-    there = f"There is {', '.join(map(str, found))}." if found else "No best_*.pth lies there; is the run finished?"
+    there = (
+        f"There is {', '.join(map(str, found))}: give that."
+        if found
+        else "No best_*.pth lies there; is the run finished?"
+    )
     raise ConfigError(f"load_from: {source} does not exist. {there}")
 
 

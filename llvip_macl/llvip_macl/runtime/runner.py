@@ -302,6 +302,10 @@ class PairedRunner(Runner):
 
     def _restore(self, path: Path, state: dict[str, Any]) -> None:
         self._check_resumable(path, state)
+        load_into(self.bare, state["state_dict"], source=path)  # refused here, before a hook stumbles over its names
+        if state["state_dict"].keys() != self.bare.state_dict().keys():
+            raise CheckpointError(f"{path}: its weights carry a wrapper's prefix (module., _orig_mod.), which no state "
+                                  f"of ours has. For its weights alone use load_from={path}")  # fmt: skip
         self.train_loop.restore(state["position"], str(path))
         self.call_hook("after_load_checkpoint", checkpoint=state)
         load_into(self.bare, state["state_dict"])
