@@ -16,7 +16,6 @@ from batvision_kd import command as command_module
 from batvision_kd.config import Settings, resolve
 from batvision_kd.flags import parse
 from batvision_kd.training import train
-from shared.embedded_world import announce
 
 PACKAGE = Path(__file__).parents[1]
 PRESETS = PACKAGE / "run_rgb_depth_examples.sh"
@@ -46,7 +45,6 @@ PRESET_SETTINGS = {
 def asked(tmp_path, monkeypatch) -> list[Settings]:
     """What the command lines asked for; they are then run at the size of the tiny configuration."""
     monkeypatch.chdir(tmp_path)
-    announce.cache_clear()
     seen: list[Settings] = []
 
     def shrunk(settings: Settings, **request):
@@ -79,8 +77,8 @@ def test_the_first_command_trains_without_data_gpu_or_wandb(asked, capsys):
 
 
 def test_the_notes_whole_way_from_teacher_to_student(asked, capsys):
-    """The teacher's command, the file that `ls -lh` names, and the two students' scripts; three trainings in one
-    process, as in a comparison, say once that the data are embedded."""
+    """The teacher's command, the file that `ls -lh` names, and the two students' scripts; each says that the data are
+    embedded."""
     assert run(TEACHER) == 0
     assert (asked[0].model.base_channels, asked[0].training.nb_epochs) == (64, 200)
     assert Path("checkpoints/rgb_teacher_for_kd/best_model.pth").stat().st_size > 0
@@ -90,7 +88,7 @@ def test_the_notes_whole_way_from_teacher_to_student(asked, capsys):
     for number in range(2):
         name = asked[number + 1].name
         assert all(Path(what, name).is_dir() for what in ("checkpoints", "logs", "results"))
-    assert capsys.readouterr().out.count("EMBEDDED DATA") == 1
+    assert capsys.readouterr().out.count("EMBEDDED DATA") == 3
 
 
 def test_the_notes_load_line_works(asked):

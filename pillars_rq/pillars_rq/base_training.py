@@ -26,7 +26,7 @@ from shared import run as run_module
 from shared.batches import ShuffledBatches, in_order
 from shared.checkpoint import write_atomic
 from shared.config import config_hash, load_config, to_yaml
-from shared.embedded_world import announce, is_embedded
+from shared.embedded_world import is_embedded
 from shared.errors import DataError
 from shared.loop import Loop, LoopSettings
 from shared.optim import lr_groups, one_cycle
@@ -248,7 +248,7 @@ def open_root(config: BaseConfig, world: run_module.World) -> KittiRoot:
         except DataError as error:
             raise DataError(f"data.dir: {error} (for the embedded world set data.dir: null)") from error
     if world.is_main and (data.dir is None or is_embedded(root.path)):
-        announce(BANNER)
+        run_module.announce(BANNER)
     if data.dir is None:
         root = embedded_root(data.embedded_dir, data.world.spec(), world, workers=data.world.workers)
     return root

@@ -19,7 +19,6 @@ import torch
 
 from shared import run as run_module
 from shared.config import config_hash, to_yaml
-from shared.embedded_world import announce
 from shared.errors import ConfigError, DataError
 
 from .checkpoints import Loaded, check_belongs, check_point, load_rq
@@ -129,7 +128,7 @@ def open_parts(config: RqConfig, world: run_module.World) -> tuple[FrozenDetecto
     root = open_root(config.dataset, world)
     data = open_data(config.dataset, root, detector.grid, detector.class_names, config.training.seed)
     if data.mark and world.is_main:
-        announce(BANNER)
+        run_module.announce(BANNER)
     return detector, data
 
 

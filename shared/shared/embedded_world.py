@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -39,12 +38,6 @@ class Description:
 def is_embedded(root: Path | str) -> bool:
     """Whether a data root is an embedded world: for banners, run.json and the mark on pictures."""
     return (Path(root) / MARK).is_file()
-
-
-@cache
-def announce(banner: str) -> None:
-    """Say that the data are embedded, on the first call of a process: a comparison of many trainings says it once."""
-    print(banner, flush=True)
 
 
 def spec_of(root: Path | str) -> dict[str, Any]:

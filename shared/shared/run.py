@@ -40,6 +40,7 @@ __all__ = [
     "Signals",
     "WaitClock",
     "World",
+    "announce",
     "check",
     "deferred",
     "format_line",
@@ -200,12 +201,23 @@ def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
 # ---------------------------------------------------------------- commands
 
 
+_announced: set[str] = set()  # by the command that runs
+
+
+def announce(banner: str) -> None:
+    """Print it, unless this command has: a comparison of many trainings says once that its data are embedded."""
+    if banner not in _announced:
+        _announced.add(banner)
+        print(banner, flush=True)
+
+
 def run_command(body: Callable[[], int | None]) -> int:
     """Run an entry script's body and turn its end into an exit code.
 
     0 or the body's own; 2 a mistake of the user's (message, no traceback); 1 non-finite numbers or a full disk; 143
     SIGTERM; 130 SIGINT. Anything else is a defect and propagates with its traceback.
     """
+    _announced.clear()
     try:
         with Signals():
             return body() or 0

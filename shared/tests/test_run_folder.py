@@ -12,6 +12,7 @@ import time
 import pytest
 from forked_runs import CONFIG, HASH, exit_code, forked, open_run
 
+from shared import run
 from shared.errors import StorageError, UserError
 
 
@@ -205,3 +206,12 @@ def test_opening_a_run_imports_no_tensorboard():
     code = "import sys, shared.run; print([name for name in sys.modules if 'tensorboard' in name])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_command_announces_a_banner_once_and_the_next_command_again(capsys):
+    def trainings():
+        for _ in range(3):
+            run.announce("EMBEDDED")
+
+    assert [run.run_command(trainings) for _ in range(2)] == [0, 0]
+    assert capsys.readouterr().out == "EMBEDDED\n" * 2

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from shared import run as run_module
 from shared.config import config_hash, load_config, merged, to_yaml
-from shared.embedded_world import announce
 from shared.errors import CheckpointError, ConfigError, DataError
 
 from .config import ABLATION, DEFAULT, EMBEDDED, Config
@@ -119,7 +118,7 @@ def execute(request: Request) -> int:
         request = with_model(request, config)
     with run_module.world_from_environment(config.training.device) as world:
         if config.embedded and world.is_main:
-            announce(BANNER)
+            run_module.announce(BANNER)
         with open_run(request, config, world) as run:
             run_stages(request, config, world, run)
     return 0

@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 from shared import checkpoint
 from shared import run as run_module
 from shared.ema import Ema
-from shared.embedded_world import announce
 from shared.errors import DataError
 from shared.loop import Loop, LoopSettings
 from shared.optim import lr_groups
@@ -86,7 +85,7 @@ def train(settings: Settings, *, epoch: int | None = None, fresh: bool = False) 
     with run_module.world_from_environment(settings.training.device) as world:
         sources = open_data(settings)
         if sources.embedded and world.is_main:
-            announce(BANNER)
+            run_module.announce(BANNER)
         if fresh:
             begin_anew(settings, world)
         return train_in(settings, world, sources, epoch)

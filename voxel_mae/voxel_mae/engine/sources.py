@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from shared.embedded_world import announce, is_embedded
+from shared.embedded_world import is_embedded
 from shared.errors import ConfigError, DataError
-from shared.run import World
+from shared.run import World, announce
 
 from ..config import Augmentor, DataConfig, Experiment, GtSampling
 from ..data import AugmentSettings, LidarDataset, PasteSettings
