@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from . import signals
 from .errors import DataError, UserError
@@ -133,7 +134,8 @@ def _start(loader: DataLoader) -> Iterator[Any]:
         kept._timeout = loader.timeout  # between passes the workers may still be busy with abandoned batches
     batches = iter(loader)
     if threading.current_thread() is threading.main_thread() and earlier is not None:
-        signal.signal(signal.SIGCHLD, earlier)
+        torchs = getattr(earlier, "__module__", None) == signal_handling.__name__  # left by a loader that is not ours
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if torchs else earlier)
     if loader.num_workers:
         batches._timeout = POLL_S
         if batches is not kept:

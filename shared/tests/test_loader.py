@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from forked_runs import exit_code, forked
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from shared import run
 from shared.errors import DataError, UserError
@@ -99,6 +101,17 @@ def gone(pid):
     except ProcessLookupError:
         return True
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+@pytest.mark.fault(17)
+def test_a_worker_that_dies_during_a_step_is_told_at_the_next_batch(monkeypatch):
+    """Even where a loader of torch's own has left its handler, which would raise in the middle of the step."""
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    list(DataLoader([1, 2], num_workers=1))
+    assert signal.getsignal(signal.SIGCHLD).__module__ == signal_handling.__name__
+    with pytest.raises(DataError, match="worker died"):
+        for _ in run.iterate(loader_of({10: lambda: (time.sleep(0.3), die())})):
+            time.sleep(1)
 
 
 @pytest.mark.fault(17)
