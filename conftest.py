@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 # Which cases are slow, which faults were survived; the lines of the READMEs that tests execute.
-pytest_plugins = ["shared.fault_table", "shared.readme_commands"]
+pytest_plugins = ["shared.testing.fault_table", "shared.testing.readme_commands"]
 ROOT = Path(__file__).parent
 REAL_SAMPLES = Path(os.environ.get("REAL_SAMPLES", ROOT.parent / "shared" / "real"))
 

@@ -36,7 +36,7 @@ def toy(tmp_path):
 
 
 def run(toy, *arguments):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "shared.fault_table", *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "shared.testing.fault_table", *arguments]
     return subprocess.run(command, cwd=toy, capture_output=True, text=True)
 
 

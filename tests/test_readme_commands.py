@@ -1,8 +1,8 @@
 """Every command line of the documents is executed by a test, or listed here with the reason why not.
 
 A test says which lines it executes with `@pytest.mark.readme("the line")`, and takes its words from that mark
-(shared/shared/readme_commands.py). Here the marks of a package's tests are held to the lines of its documents, both
-ways. Commands in running text and tables are shortened and have placeholders: their programs must be started by a line.
+(shared/shared/testing/readme_commands.py). Here the marks of a package's tests are held to the lines of its documents,
+both ways. Commands in running text and tables are shortened and have placeholders: a line must start their programs.
 """
 
 import ast
@@ -16,7 +16,7 @@ import pytest
 from test_documents import DOCUMENTS
 from workspace import MEMBERS, ROOT, relative
 
-from shared.readme_commands import normal
+from shared.testing.readme_commands import normal
 
 # Beginning of a line: why no test executes it.
 NOT_EXECUTED = {
@@ -212,7 +212,8 @@ def run_toy(folder: Path, text: str) -> str:
     (folder / "tests").mkdir()
     (folder / "tests/test_toy.py").write_text(text)
     (folder / "greet.py").write_text(GREET)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "shared.readme_commands", "--strict-markers", "tests"]
+    plugin = ("-p", "shared.testing.readme_commands")
+    command = [sys.executable, "-m", "pytest", "-q", *plugin, "--strict-markers", "tests"]
     return subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
 
 

@@ -1,4 +1,4 @@
-"""The three trainings under the faults of `shared.faults`; the whole suites are slow, a few cases always run."""
+"""The three trainings under the faults of `shared.testing`; the whole suites are slow, a few cases always run."""
 
 import shutil
 from dataclasses import replace
@@ -11,12 +11,12 @@ from batvision_kd import command as command_module
 from batvision_kd import evaluate_command
 from batvision_kd.data.dataset import EchoDepthDataset
 from batvision_kd.training import experiment
-from shared.faults import FaultSuite, GoldenCurves, TrainingCommand, finished, finished_world
-from shared.hostile_text import EVIL_NAME, assert_only_text
-from shared.injections import metrics_of
-from shared.teacher_faults import TeacherFaults
-from shared.validation_faults import ValidationFaults
-from shared.worker_faults import TIMEOUT_S, WorkerFaults
+from shared.testing.faults import FaultSuite, GoldenCurves, TrainingCommand, finished, finished_world
+from shared.testing.hostile_text import EVIL_NAME, assert_only_text
+from shared.testing.injections import metrics_of
+from shared.testing.teacher_faults import TeacherFaults
+from shared.testing.validation_faults import ValidationFaults
+from shared.testing.worker_faults import TIMEOUT_S, WorkerFaults
 
 SCRIPTS = Path(__file__).parents[1]
 

@@ -10,8 +10,8 @@ from batvision_kd import command as command_module
 from batvision_kd import evaluate_command, export_command, listening
 from batvision_kd.spectrogram import SpectrogramSettings
 from batvision_kd.training import experiment
-from shared.file_faults import ConfigFaults, Configured, FileFaults, Reader, cut_short
 from shared.loop import Loop
+from shared.testing.file_faults import ConfigFaults, Configured, FileFaults, Reader, cut_short
 
 EXPORTS = find_spec("onnxruntime") is not None
 STUDENT = "checkpoints/a/best_model.pth"

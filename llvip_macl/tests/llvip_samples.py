@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import checkpoint
-from shared.injections import Child, Ended, metrics_of
+from shared.testing.injections import Child, Ended, metrics_of
 
 PROJECT = Path(__file__).parents[1]
 STEPS = 6

@@ -11,8 +11,8 @@ import torch
 
 from llvip_macl.runtime import checkpoints
 from shared import checkpoint
-from shared.damage import shell
 from shared.errors import CheckpointError
+from shared.testing.damage import shell
 
 WEIGHTS = {"backbone.weight": torch.arange(6.0).reshape(2, 3)}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.injections import Child, metrics_of
-from shared.readme_commands import lines_of
+from shared.testing.injections import Child, metrics_of
+from shared.testing.readme_commands import lines_of
 
 PROJECT = Path(__file__).parents[1]
 # A detector of 8 to 64 channels; validation and its pictures at the end only.

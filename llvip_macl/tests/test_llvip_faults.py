@@ -1,4 +1,4 @@
-"""tools/train.py under the faults of `shared.faults`, with an anatomy of its own: the loop is MMEngine's.
+"""tools/train.py under the faults of `shared.testing.faults`, with an anatomy of its own: the loop is MMEngine's.
 
 What is compared bit for bit: weights, averaged weights, optimizer, DHN's queues (they stand in the weights), random
 states, the best file, metrics.jsonl without its "time", alignment.json. Beside the suite stand the faults of this
@@ -19,9 +19,18 @@ import torch
 from llvip_samples import PROJECT, Work, judge_main, outcome, plain_environment, train_main, warm
 
 from shared import checkpoint
-from shared.faults import Anatomy, CommandSuite, FaultSuite, Judging, TrainingCommand, finished, start, start_world
-from shared.injections import at_call, differences, kill, send
-from shared.worker_faults import TIMEOUT_S, WorkerFaults
+from shared.testing.faults import (
+    Anatomy,
+    CommandSuite,
+    FaultSuite,
+    Judging,
+    TrainingCommand,
+    finished,
+    start,
+    start_world,
+)
+from shared.testing.injections import at_call, differences, kill, send
+from shared.testing.worker_faults import TIMEOUT_S, WorkerFaults
 
 fault = pytest.mark.fault
 LOOP, RUNNER = "llvip_macl.runtime.loop:PairedEpochLoop", "llvip_macl.runtime.runner:PairedRunner"

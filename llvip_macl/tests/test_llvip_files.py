@@ -14,8 +14,8 @@ from llvip_samples import Work, judge_main, train_main
 
 from llvip_macl.runtime.checkpoints import LAST
 from shared import checkpoint
-from shared.file_faults import WRAPPED, FileFaults, Reader, cut_short
-from shared.injections import Child
+from shared.testing.file_faults import WRAPPED, FileFaults, Reader, cut_short
+from shared.testing.injections import Child
 
 LOOP = "llvip_macl.runtime.loop:PairedEpochLoop"
 BIAS = "roi_head.bbox_head.fc_cls.bias"

@@ -8,7 +8,7 @@ import torch
 from llvip_samples import PROJECT, Work, rows
 
 from shared import checkpoint
-from shared.faults import hold_to_golden
+from shared.testing.faults import hold_to_golden
 
 GOLDEN = Path(__file__).parent / "golden_llvip.json"
 STEPS = 20

@@ -11,7 +11,7 @@ import torch
 from llvip_samples import Work, rows
 
 from shared import checkpoint
-from shared.injections import at_call, differences, kill, send, without_chance
+from shared.testing.injections import at_call, differences, kill, send, without_chance
 
 slow = pytest.mark.slow
 

@@ -17,7 +17,7 @@ import torch
 from llvip_samples import STEPS, Work
 
 from shared import checkpoint
-from shared.injections import at_call, differences, kill, limit_file_size, metrics_of, send
+from shared.testing.injections import at_call, differences, kill, limit_file_size, metrics_of, send
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The training of a base detector under the faults of `shared.faults`."""
+"""The training of a base detector under the faults of `shared.testing.faults`."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,8 +8,8 @@ from base_samples import TINY, write_root
 
 from pillars_rq import base_training, onnx_export
 from pillars_rq.kitti.dataset import KittiDataset
-from shared.faults import ExportCommand, FaultSuite, TrainingCommand
-from shared.worker_faults import TIMEOUT_S, WorkerFaults
+from shared.testing.faults import ExportCommand, FaultSuite, TrainingCommand
+from shared.testing.worker_faults import TIMEOUT_S, WorkerFaults
 
 
 def argv(work: Path) -> list[str]:

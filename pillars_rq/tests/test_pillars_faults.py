@@ -1,4 +1,4 @@
-"""The training of the books under the faults of `shared.faults`."""
+"""The training of the books under the faults of `shared.testing.faults`."""
 
 import json
 import shutil
@@ -9,11 +9,11 @@ from rq_run_samples import write_work
 
 from pillars_rq import judging, rq_command
 from pillars_rq.kitti.dataset import KittiDataset
-from shared.faults import FaultSuite, GoldenCurves, TrainingCommand, finished
-from shared.hostile_text import EVIL_NAME, assert_only_text
-from shared.teacher_faults import TeacherFaults
-from shared.validation_faults import ValidationFaults
-from shared.worker_faults import TIMEOUT_S, WorkerFaults
+from shared.testing.faults import FaultSuite, GoldenCurves, TrainingCommand, finished
+from shared.testing.hostile_text import EVIL_NAME, assert_only_text
+from shared.testing.teacher_faults import TeacherFaults
+from shared.testing.validation_faults import ValidationFaults
+from shared.testing.worker_faults import TIMEOUT_S, WorkerFaults
 
 SCRIPT = Path(__file__).parents[1] / "train_eval_rq.py"
 ONE_STAGE = {

@@ -8,8 +8,8 @@ from rq_run_samples import write_work
 
 from pillars_rq import base_training, rq_command, rq_training
 from pillars_rq.wire import commands as wire_commands
-from shared.file_faults import WRAPPED, ConfigFaults, Configured, FileFaults, Reader, cut_short
 from shared.loop import Loop
+from shared.testing.file_faults import WRAPPED, ConfigFaults, Configured, FileFaults, Reader, cut_short
 
 CHANGES = {"model.n_codebook": 1, "logging.log_freq": 1, "logging.use_wandb": False}  # two stages of one book
 BOOKS = "results/t/checkpoints/codebook_0_stage_0_final.pth"

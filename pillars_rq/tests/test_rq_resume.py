@@ -12,9 +12,9 @@ from test_pillars_faults import COMMAND
 from pillars_rq import rq_training
 from pillars_rq.bitstream.codec import codec_from
 from shared import checkpoint
-from shared.faults import start, start_world
-from shared.injections import at_call, differences, kill, metrics_of
 from shared.loop import Loop
+from shared.testing.faults import start, start_world
+from shared.testing.injections import at_call, differences, kill, metrics_of
 
 TWO_BOOKS = {"logging.use_wandb": False, "logging.log_freq": 1}
 STAGES = [f"codebook_{c}_stage_{s}" for c in (0, 1) for s in (0, 1)]

@@ -14,8 +14,8 @@ from checkpoint_samples import state_of
 from torch import nn
 
 from shared import checkpoint
-from shared.damage import HOSTILE, shell, vouch
 from shared.errors import CheckpointError
+from shared.testing.damage import HOSTILE, shell, vouch
 
 # --- saving and loading
 

@@ -9,8 +9,8 @@ import pytest
 from checkpoint_samples import is_state_of, state_of
 
 from shared import checkpoint
-from shared.damage import DRIFT, FILE_DAMAGE, HOSTILE, LFS, POINTER_DAMAGE, bytes_of
 from shared.errors import CheckpointError
+from shared.testing.damage import DRIFT, FILE_DAMAGE, HOSTILE, LFS, POINTER_DAMAGE, bytes_of
 
 
 def swap_files(path: Path):

@@ -7,7 +7,7 @@ from torch import nn
 
 from shared.ema import Ema
 from shared.errors import CheckpointError
-from shared.injections import differences
+from shared.testing.injections import differences
 
 
 def train_a_little(net):

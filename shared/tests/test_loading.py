@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from shared import checkpoint
-from shared.damage import flip, flip_in_tensor, truncate
 from shared.errors import CheckpointError
+from shared.testing.damage import flip, flip_in_tensor, truncate
 
 # --- foreign weights
 

@@ -14,9 +14,9 @@ from shared import checkpoint, run
 from shared import loop as loop_module
 from shared.ema import Ema
 from shared.errors import CheckpointError, ConfigError, NonFiniteError
-from shared.injections import differences, metrics_of
 from shared.loop import Loop, LoopSettings
 from shared.optim import lr_groups, warmup_cosine
+from shared.testing.injections import differences, metrics_of
 
 STEPS = 8  # an epoch's 7 batches are three steps of 2 and one of 1; two epochs
 

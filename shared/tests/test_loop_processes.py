@@ -10,9 +10,9 @@ from loop_samples import Sampler, Samples
 from torch import nn
 
 from shared import checkpoint, run
-from shared.injections import Child, metrics_of
 from shared.loop import Loop, LoopSettings
 from shared.optim import lr_groups, warmup_cosine
+from shared.testing.injections import Child, metrics_of
 
 
 @pytest.mark.fault(22)

@@ -13,7 +13,6 @@ from sample_net import Net, weights_of
 from torch import nn
 
 from shared.errors import ConfigError, NonFiniteError
-from shared.injections import differences
 from shared.optim import (
     Multiplier,
     accumulate,
@@ -25,6 +24,7 @@ from shared.optim import (
     optimizer_step,
     warmup_cosine,
 )
+from shared.testing.injections import differences
 
 ALONE = SimpleNamespace(rank=0, size=1, sum=lambda tensor: tensor)
 SCALE = {"backbone.stem.*": 0.01, "backbone.*": 0.1, "head.*": 2.0}

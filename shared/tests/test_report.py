@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from shared.errors import DataError, StorageError
-from shared.hostile_text import EVIL, Page
 from shared.report import Report, curves
+from shared.testing.hostile_text import EVIL, Page
 
 
 def small_figure():

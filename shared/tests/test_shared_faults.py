@@ -6,7 +6,7 @@ from pathlib import Path
 import linear_command
 import pytest
 
-from shared.faults import ExportCommand, FaultSuite, Judging, TrainingCommand
+from shared.testing.faults import ExportCommand, FaultSuite, Judging, TrainingCommand
 
 
 def on(*more: str):

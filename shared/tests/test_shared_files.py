@@ -5,8 +5,8 @@ from pathlib import Path
 import linear_command
 import pytest
 
-from shared.file_faults import FileFaults, Reader, cut_short
 from shared.loop import Loop
+from shared.testing.file_faults import FileFaults, Reader, cut_short
 
 
 def argv(work: Path) -> list[str]:

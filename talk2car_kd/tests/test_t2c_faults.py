@@ -1,4 +1,4 @@
-"""Both training stages under the faults of `shared.faults`."""
+"""Both training stages under the faults of `shared.testing.faults`."""
 
 import json
 import math
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from shared import checkpoint
-from shared.faults import ExportCommand, FaultSuite, GoldenCurves, Judging, TrainingCommand, finished, start
-from shared.hostile_text import EVIL, EVIL_NAME, assert_only_text
-from shared.teacher_faults import TeacherFaults
-from shared.validation_faults import ValidationFaults
-from shared.worker_faults import TIMEOUT_S, WorkerFaults
+from shared.testing.faults import ExportCommand, FaultSuite, GoldenCurves, Judging, TrainingCommand, finished, start
+from shared.testing.hostile_text import EVIL, EVIL_NAME, assert_only_text
+from shared.testing.teacher_faults import TeacherFaults
+from shared.testing.validation_faults import ValidationFaults
+from shared.testing.worker_faults import TIMEOUT_S, WorkerFaults
 from talk2car_kd import onnx_export, pipeline, teacher_cache
 from talk2car_kd.coco import COCORegionTextDataset
 from talk2car_kd.stages import distill, ground

@@ -8,10 +8,10 @@ import open_clip
 import pytest
 import torch
 
-from shared import damage
 from shared.errors import CheckpointError
-from shared.file_faults import ConfigFaults, Configured, FileFaults, Reader, cut_short
 from shared.loop import Loop
+from shared.testing import damage
+from shared.testing.file_faults import ConfigFaults, Configured, FileFaults, Reader, cut_short
 from talk2car_kd import embedded_teacher, pipeline
 from talk2car_kd.config import Teacher as TeacherSettings
 from talk2car_kd.stages import distill, ground

@@ -1,4 +1,4 @@
-"""Both trainings under the faults of `shared.faults`; the whole suites are slow, a few cases always run.
+"""Both trainings under the faults of `shared.testing.faults`; the whole suites are slow, a few cases always run.
 
 Traps T32 (a resumed run equals an uncut one, a broken file is told) and T34 (a non-finite loss stops all processes and
 names the frames) are cases of the suites.
@@ -15,8 +15,8 @@ import pytest
 from vox_samples import PROGRAMS, arguments, prepare_work, run_folder
 
 from shared import checkpoint
-from shared.faults import FaultSuite, GoldenCurves, Judging, TrainingCommand, finished_world
-from shared.worker_faults import TIMEOUT_S, WorkerFaults
+from shared.testing.faults import FaultSuite, GoldenCurves, Judging, TrainingCommand, finished_world
+from shared.testing.worker_faults import TIMEOUT_S, WorkerFaults
 from voxel_mae import commands
 from voxel_mae.data.dataset import LidarDataset
 from voxel_mae.engine import training

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from vox_samples import PROGRAMS, arguments, prepare_work, run_folder
 
-from shared.file_faults import ConfigFaults, Configured, FileFaults, Reader, cut_short
 from shared.loop import Loop
+from shared.testing.file_faults import ConfigFaults, Configured, FileFaults, Reader, cut_short
 from voxel_mae import commands, convert
 from voxel_mae.engine import training
 from voxel_mae.engine.judging import Judge

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from shared.hostile_text import EVIL, assert_only_text
+from shared.testing.hostile_text import EVIL, assert_only_text
 from voxel_mae.demo_report import Stage, write_report
 from voxel_mae.pictures import View, detections_figure
 

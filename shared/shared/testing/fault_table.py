@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "fault(number, ...): a case of these faults of shared.fault_table")
+    config.addinivalue_line("markers", "fault(number, ...): a case of these faults of shared.testing.fault_table")
     folder = config.getoption("--reliability")
     if folder is None:
         return
@@ -114,7 +114,7 @@ class Tally:
         for mark in item.iter_markers("fault"):
             for number in mark.args:
                 if number not in FAULTS:
-                    raise pytest.UsageError(f"{item.nodeid}: there is no fault {number} in shared.fault_table")
+                    raise pytest.UsageError(f"{item.nodeid}: there is no fault {number} in shared.testing.fault_table")
                 yield str(number), item.path.relative_to(self.root).parts[0]
 
 

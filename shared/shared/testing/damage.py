@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from . import checkpoint
+from .. import checkpoint
 
 Damage = Callable[[Path], Any]
 BLOCK_BYTES = 64  # what is zeroed at once

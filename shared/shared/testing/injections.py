@@ -26,9 +26,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint
-from . import loop as loop_module
-from .loop import Loop
+from .. import checkpoint
+from .. import loop as loop_module
+from ..loop import Loop
 
 PATIENCE_S = 120.0  # longest life of a child
 SENT = re.compile(r"^signal sent at ([0-9.]+) s$", re.MULTILINE)

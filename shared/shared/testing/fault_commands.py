@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from . import checkpoint, injections
-from .folder import RunFolder
+from .. import checkpoint
+from ..folder import RunFolder
+from ..loop import Loop
+from . import injections
 from .injections import Child, Ended, at_call, differences, kill, metrics_of, send
-from .loop import Loop
 
 END_S = 30.0  # after a SIGTERM a run is gone
 Place = tuple[Any, str]  # (owner, function), as injections.at_call takes them

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import pytest
 
-from .checkpoint import tensors_sha256
+from ..checkpoint import tensors_sha256
+from ..folder import RunFolder
 from .fault_commands import CommandSuite, Place
-from .folder import RunFolder
 
 
 class TeacherFaults(CommandSuite):

@@ -26,7 +26,7 @@ from typing import ClassVar
 
 import pytest
 
-from . import checkpoint
+from .. import checkpoint
 from .fault_commands import (
     Anatomy,
     CommandSuite,

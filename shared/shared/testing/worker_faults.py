@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import pytest
 from torch.utils.data import get_worker_info
 
-from .errors import DataError
+from ..errors import DataError
 from .fault_commands import CommandSuite, Place
 from .injections import Ended, kill, send
 
