@@ -8,6 +8,7 @@ import pytest
 # Which cases are slow, which faults were survived; the lines of the READMEs that tests execute.
 pytest_plugins = ["shared.testing.fault_table", "shared.testing.readme_commands"]
 ROOT = Path(__file__).parent
+SLOW_S = 7200  # what a slow test may take
 REAL_SAMPLES = Path(os.environ.get("REAL_SAMPLES", ROOT.parent / "shared" / "real"))
 
 
@@ -33,6 +34,8 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="needs a GPU: make test-gpu"))
         if "slow" in item.keywords and "slow" not in chosen:
             item.add_marker(pytest.mark.skip(reason="slow: make test-faults"))
+        elif "slow" in item.keywords:
+            item.add_marker(pytest.mark.timeout(SLOW_S))
 
 
 def _real(terminalreporter, outcome):

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -88,8 +89,14 @@ def in_processes(work: Callable, jobs: Iterable, workers: int | None, *, chunk: 
     if workers < 2:
         yield from map(work, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_one_thread) as pool:
         yield from pool.map(work, jobs, chunksize=chunk)
+
+
+def _one_thread() -> None:
+    """OpenMP's threads are not in a fork: torch, where the caller has it, would wait for them for ever."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 def _draw(root: Path, world: Description, build: Callable[[Path], Mapping[str, Any] | None]) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
+
 Action = Callable[[], object]
 
 
@@ -36,7 +38,10 @@ def rise_bytes(action: Action) -> int:
 
 
 def rise_bytes_apart(prepare: Callable[[], Action]) -> int:
-    """`rise_bytes` of what `prepare` returns, both called in a fork. RuntimeError when the fork dies without answer."""
+    """`rise_bytes` of what `prepare` returns, both called in a fork, where torch has one thread.
+
+    RuntimeError when the fork dies without answer.
+    """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_answer, args=(sender, prepare))
@@ -48,8 +53,10 @@ def rise_bytes_apart(prepare: Callable[[], Action]) -> int:
         child.join()
         raise RuntimeError(f"the process that measured memory ended with {child.exitcode} and no answer") from None
     finally:
+        child.kill()  # it has answered, or is not waited for
         child.join()
 
 
 def _answer(sender: Connection, prepare: Callable[[], Action]) -> None:
+    torch.set_num_threads(1)  # OpenMP's threads are not in the fork: work that waits for them would wait for ever
     sender.send(rise_bytes(prepare()))

@@ -17,3 +17,13 @@ def mark(tmp_path):
 def net():
     torch.manual_seed(0)
     return Net()
+
+
+@pytest.fixture
+def threads_at_work():
+    """torch has two threads and has used them: a fork that uses torch as this process does waits for ever."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.ones(1 << 20).mul(2)
+    yield
+    torch.set_num_threads(before)

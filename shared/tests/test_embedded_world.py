@@ -1,11 +1,15 @@
 """The root of an embedded world: whole or absent, drawn once, never taken for another."""
 
+import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import time
 
 import pytest
+import torch
+from forked_runs import exit_code, forked
 
 from shared.embedded_world import Description, in_processes, is_embedded, spec_of, written_once
 from shared.errors import DataError, StorageError
@@ -110,3 +114,18 @@ def test_two_processes_draw_one_world(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2, None])
 def test_work_keeps_the_order_of_its_jobs(workers):
     assert list(in_processes(abs, range(-7, 0), workers, chunk=2)) == [7, 6, 5, 4, 3, 2, 1]
+
+
+def _summed(size: int) -> float:
+    return float(torch.ones(size).sum())
+
+
+def test_a_job_may_use_torch_after_its_caller_used_its_threads(threads_at_work):
+    process = forked(
+        lambda: int(list(in_processes(_summed, [1 << 20, 1 << 21], 2)) != [1 << 20, 1 << 21]), new_group=True
+    )
+    try:
+        assert exit_code(process) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the workers too, should they wait for ever

@@ -155,6 +155,10 @@ def test_what_was_held_before_does_not_count():
     assert rise_bytes_apart(prepare) == pytest.approx(16 * MIB, abs=4 * MIB)
 
 
+def test_a_fork_may_use_torch_after_its_caller_used_its_threads(threads_at_work):
+    assert rise_bytes_apart(lambda: lambda: torch.ones(4 * MIB).mul(2)) > 0
+
+
 def test_a_fork_that_dies_is_told():
     with pytest.raises(RuntimeError, match="ended with 3"):
         rise_bytes_apart(lambda: os._exit(3))
