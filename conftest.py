@@ -1,6 +1,7 @@
 """What every member's tests share: the real samples, and the count of the tests that used them."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,16 @@ def real_samples() -> Path:
     if not REAL_SAMPLES.is_dir():
         pytest.skip(f"no real samples at {REAL_SAMPLES} (set REAL_SAMPLES)")
     return REAL_SAMPLES
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """A benchmark sets torch's threads for its process: no other test shall run with them."""
+    torch = sys.modules.get("torch")
+    threads = torch and torch.get_num_threads()
+    yield
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def pytest_configure(config):

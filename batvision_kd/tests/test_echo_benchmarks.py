@@ -1,20 +1,18 @@
 """The benchmarks of loader, generator and ridge check run, and record both sides of every ratio; so do the pictures."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from shared.testing.benchmarks import load
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def command(name: str):
-    spec = importlib.util.spec_from_file_location(f"echo_benchmark_{name}", BENCHMARKS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load(BENCHMARKS, name).main
 
 
 def results(path: Path) -> dict:

@@ -1,30 +1,20 @@
 """The evaluator's benchmark in its quick form: it runs, and its JSON holds what the figure is made of."""
 
-import importlib.util
 import json
 import statistics
 from pathlib import Path
 
 import pytest
-import torch
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "evaluator.py"
+from shared.testing.benchmarks import load
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PROMISED = {"benchmark", "date_utc", "commit", "command", "hardware", "versions", "results"}
 
 
 @pytest.fixture(scope="module")
 def evaluator():
-    spec = importlib.util.spec_from_file_location("rq_benchmark_evaluator_quick", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(autouse=True)
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+    return load(BENCHMARKS, "evaluator")
 
 
 def test_the_quick_form_writes_every_field(evaluator, tmp_path, capsys):

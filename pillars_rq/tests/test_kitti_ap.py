@@ -2,7 +2,6 @@
 
 # n objects of a frame
 
-import importlib.util
 import math
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pillars_rq.kitti.calibration import Calibration, boxes_to_lidar, read_calib
 from pillars_rq.kitti.labels import Annotations, read_labels
 from pillars_rq.kitti.results import read_result_files, write_result_files
 from shared.errors import ConfigError, DataError
+from shared.testing.benchmarks import load
 
 CLASSES = ("Pedestrian", "Cyclist", "Car")
 LEVELS = ("easy", "moderate", "hard")
@@ -23,11 +23,7 @@ LEVELS = ("easy", "moderate", "hard")
 
 @pytest.fixture(scope="module")
 def benchmark():
-    path = Path(__file__).parent.parent / "benchmarks" / "evaluator.py"
-    spec = importlib.util.spec_from_file_location("rq_benchmark_evaluator", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(Path(__file__).parents[1] / "benchmarks", "evaluator")
 
 
 def cars(n: int, *, score: float = 0.9, name: str = "Car", x: float = 0.0, shift_m: float = 0.0, **columns):

@@ -1,17 +1,15 @@
 """The benchmarks of search and bitstream in their quick form: they run, and the record holds what its figures are made
 of. No time is judged."""
 
-import importlib
 import json
 import statistics
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from shared import benchmark
-from shared.scaling import hold_growths
+from shared.testing.benchmarks import ScalingLaws, load_all
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PROMISED = {"benchmark", "date_utc", "commit", "command", "hardware", "versions", "results"}
@@ -21,19 +19,7 @@ PILLARS = {"training/000000": 3384, "training/000001": 6815}
 @pytest.fixture(scope="module")
 def scripts():
     """search, and those that import it, as `python benchmarks/..` sees them."""
-    names = ("search", "bitstream", "schedule", "scaling")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield {name: importlib.import_module(name) for name in names}
-    for name in names:
-        del sys.modules[name]
-
-
-@pytest.fixture(autouse=True)
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+    return load_all(BENCHMARKS, ("search", "bitstream", "schedule", "scaling"))
 
 
 def quick(script, out):
@@ -116,19 +102,8 @@ def test_the_days_are_every_epoch_of_the_contract(scripts):
         assert schedule.days_of(alone, config) == pytest.approx(2 * count / 86_400)
 
 
-def test_scaling_covers_a_decade_and_its_works_work(scripts):
-    growths = scripts["scaling"].growths()
-    hold_growths(growths)
-    for growth in growths:
-        growth.prepare(growth.sizes[0])()
-
-
-@pytest.mark.slow
-def test_scaling_quick(scripts, tmp_path):
-    scaling, out = scripts["scaling"], tmp_path / "scaling.json"
-    assert scaling.main(["--quick", "--out", str(out)]) == 0
-    rows = json.loads(out.read_text())["results"]["growths"]
-    assert len(rows) == 4 and all(min(row["seconds"]) > 0 and row["time"] for row in rows)
+class TestScaling(ScalingLaws):
+    folder, growths = BENCHMARKS, 4
 
 
 def test_the_cells_of_the_stream_are_different_cells(scripts):

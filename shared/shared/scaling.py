@@ -246,14 +246,6 @@ def command(
     return run_benchmark(benchmark, args, script.parent / "results" / "scaling.json", packages)
 
 
-def hold_growths(growths: Sequence[Growth]) -> None:
-    """For the tests of a package: ValueError unless every growth has five rising sizes that span a decade."""
-    for growth in growths:
-        sizes = list(growth.sizes)
-        if len(sizes) < 5 or sizes != sorted(set(sizes)) or sizes[-1] < 10 * sizes[0]:
-            raise ValueError(f"{growth.what}: {sizes} are not five sizes or more that rise over a decade")
-
-
 def shortened(growth: Growth) -> Growth:
     """The same with its three smallest sizes."""
     return replace(growth, sizes=growth.sizes[:TAIL])

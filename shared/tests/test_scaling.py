@@ -17,13 +17,13 @@ from shared.scaling import (
     Growth,
     command,
     fitted,
-    hold_growths,
     judged_fit,
     measure,
     picture,
     timed_rounds,
     write_picture,
 )
+from shared.testing.benchmarks import hold_growths
 
 SIZES = (10, 20, 50, 100, 200)
 MIB = 1 << 20
@@ -47,13 +47,6 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(scaling, "time", clock)
     return clock
-
-
-@pytest.fixture(autouse=True)
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 # --- fits -------------------------------------------------------------------------------------------------------------

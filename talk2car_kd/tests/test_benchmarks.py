@@ -1,8 +1,6 @@
 """The benchmarks run (quick forms), count right, and write what the record promises. No times are judged."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,35 +9,22 @@ import torch
 from shared import benchmark
 from shared.errors import StorageError
 from shared.run import World
-from shared.scaling import hold_growths
+from shared.testing.benchmarks import ScalingLaws, load
 from talk2car_kd.config import PACKAGE_ROOT
 from talk2car_kd.latency import Tower, gmacs
 
+BENCHMARKS = PACKAGE_ROOT / "benchmarks"
 PROMISED = {"benchmark", "date_utc", "commit", "command", "hardware", "versions", "results"}
-
-
-def script(name: str):
-    spec = importlib.util.spec_from_file_location(f"t2c_{name}", PACKAGE_ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def latency():
-    return script("latency")
+    return load(BENCHMARKS, "latency")
 
 
 @pytest.fixture(scope="module")
 def stage1_step():
-    return script("stage1_step")
-
-
-@pytest.fixture(autouse=True)
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+    return load(BENCHMARKS, "stage1_step")
 
 
 def test_a_record_says_where_when_and_of_what(tmp_path):
@@ -141,7 +126,7 @@ def test_both_ways_learn_from_the_same_targets_and_really_step(stage1_step):
 
 @pytest.mark.real
 def test_region_loader_quick_writes_the_same_kind_of_record(real_samples, tmp_path):
-    loader = script("region_loader")
+    loader = load(BENCHMARKS, "region_loader")
     out = tmp_path / "region_loader.json"
     assert loader.main(["--quick", "--coco", str(real_samples / "coco"), "--out", str(out)]) == 0
     found = json.loads(out.read_text())
@@ -150,24 +135,8 @@ def test_region_loader_quick_writes_the_same_kind_of_record(real_samples, tmp_pa
     assert rows == [(found["results"]["plain"]["ratio"], "≥ 4"), (found["results"]["augmented"]["ratio"], "≥ 2.5")]
 
 
-@pytest.fixture
-def scaling(monkeypatch):
-    monkeypatch.syspath_prepend(PACKAGE_ROOT / "benchmarks")
-    monkeypatch.delitem(sys.modules, "stage1_step", raising=False)
-    return script("scaling")
-
-
-def test_scaling_covers_a_decade_and_its_works_work(scaling):
-    hold_growths(scaling.growths())
-    for growth in scaling.growths():
-        growth.prepare(growth.sizes[0])()
-
-
-@pytest.mark.slow
-def test_scaling_quick(scaling, tmp_path):
-    assert scaling.main(["--quick", "--out", str(tmp_path / "scaling.json")]) == 0
-    rows = json.loads((tmp_path / "scaling.json").read_text())["results"]["growths"]
-    assert len(rows) == 3 and all(min(row["seconds"]) > 0 and row["time"] for row in rows)
+class TestScaling(ScalingLaws):
+    folder, growths = BENCHMARKS, 3
 
 
 def test_quick_runs_leave_the_committed_results_alone(latency, stage1_step):

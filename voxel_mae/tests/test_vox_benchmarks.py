@@ -1,16 +1,14 @@
 """The benchmarks of growth, masked step, decoding and real scans: they run in their quick forms, and the rows of the
 page are made of what was measured. No time is judged."""
 
-import importlib
 import json
 import statistics
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from shared.scaling import hold_growths
+from shared.testing.benchmarks import ScalingLaws, load_all
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMES = ("real_scans", "masked_step", "occupancy_decoding", "scaling")
@@ -19,33 +17,11 @@ NAMES = ("real_scans", "masked_step", "occupancy_decoding", "scaling")
 @pytest.fixture(scope="module")
 def scripts():
     """As `python benchmarks/..` sees them: they import one another."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield {name: importlib.import_module(name) for name in NAMES}
-    for name in NAMES:
-        del sys.modules[name]
+    return load_all(BENCHMARKS, NAMES)
 
 
-@pytest.fixture(autouse=True)
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_scaling_covers_a_decade_and_its_works_work(scripts):
-    growths = scripts["scaling"].growths()
-    hold_growths(growths)
-    for growth in growths:
-        growth.prepare(growth.sizes[0])()
-
-
-@pytest.mark.slow
-def test_scaling_quick(scripts, tmp_path):
-    scaling, out = scripts["scaling"], tmp_path / "scaling.json"
-    assert scaling.main(["--quick", "--out", str(out)]) == 0
-    rows = json.loads(out.read_text())["results"]["growths"]
-    assert len(rows) == 3 and all(min(row["seconds"]) > 0 and row["time"] for row in rows)
+class TestScaling(ScalingLaws):
+    folder, growths = BENCHMARKS, 3
 
 
 def test_larger_ground_is_not_denser(scripts):

@@ -1,17 +1,15 @@
 """The picture of every masking, and the masking benchmark in its quick form: the loop draws the very masks that ours
 draws. No time is judged."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from custom_root_samples import SMALL, ring_cloud
 from PIL import Image
 
+from shared.testing.benchmarks import load
 from voxel_mae.masking import KINDS, Calibrated, KeepShares, Radial, TwoStage
 from voxel_mae.masking_pictures import _title, draw_cloud, draw_maskings, every_kind
 from voxel_mae.voxelize import batch_voxels, voxelize
@@ -21,17 +19,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def script():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield importlib.import_module("masking_speed")
-    del sys.modules["masking_speed"], sys.modules["real_scans"]
-
-
-@pytest.fixture(autouse=True)
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+    return load(BENCHMARKS, "masking_speed")
 
 
 def test_every_masking_is_drawn_with_its_shares(tmp_path):
