@@ -28,10 +28,10 @@ demo-all: setup  ## every package's demo (its README's quick start), one after a
 	echo "all demos: $$((SECONDS / 60)) min $$((SECONDS % 60)) s"
 
 test: setup  ## every member's tests
-	.venv/bin/python -m pytest $(PYTEST)
+	$(ONE_THREAD) .venv/bin/python -m pytest $(PYTEST) $(PARALLEL)
 
 test-faults: setup  ## kills, signals, damaged files at full count: up to an hour; writes docs/reliability.{json,md}
-	.venv/bin/python -m pytest $(PYTEST) -m "slow or fault" --reliability docs
+	$(ONE_THREAD) .venv/bin/python -m pytest $(PYTEST) $(PARALLEL) -m "slow or fault" --reliability docs
 
 test-gpu:  ## in the caller's own environment, whatever its Python and torch
 	PYTHONPATH=shared:talk2car_kd:pillars_rq:batvision_kd:voxel_mae:llvip_macl python3 -m pytest $(PYTEST) -m gpu
@@ -59,7 +59,7 @@ pictures: setup  ## the pictures of the READMEs, under docs/
 $(MEMBERS:%=test-%): test-%: $(UV)
 	@echo "Setting up $*/.venv with this package's dependencies alone"
 	$(COMPILE) UV_PROJECT_ENVIRONMENT=$(CURDIR)/$*/.venv $(UV) sync --locked --package $$(sed -n 's/^name = "\(.*\)"/\1/p' $*/pyproject.toml)
-	$*/.venv/bin/python -m pytest $(PYTEST) $*/tests
+	$(ONE_THREAD) $*/.venv/bin/python -m pytest $(PYTEST) $(PARALLEL) $*/tests
 
 setup: $(UV)
 	@test -d .venv || echo "Setting up .venv: downloads about 3 GB once (torch with CUDA), compiles mmcv once (about 7 minutes on two cores)"

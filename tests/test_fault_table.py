@@ -51,8 +51,9 @@ CELLS = {
 }
 
 
-def test_cases_are_counted_by_fault_and_package(toy):
-    done = run(toy, *EVERYTHING)
+@pytest.mark.parametrize("processes", [(), ("-n", "2")])
+def test_cases_are_counted_by_fault_and_package(toy, processes):
+    done = run(toy, *EVERYTHING, *processes)
     assert done.returncode == 1
     assert record(toy) == CELLS
     table = (toy / "docs/reliability.md").read_text()
@@ -61,13 +62,14 @@ def test_cases_are_counted_by_fault_and_package(toy):
     assert table in done.stdout
 
 
-def test_a_part_replaces_what_it_tried_in_full(toy):
+@pytest.mark.parametrize("processes", [(), ("-n", "2")])
+def test_a_part_replaces_what_it_tried_in_full(toy, processes):
     run(toy, *EVERYTHING)
     file = toy / "broken/test_broken.py"
     file.write_text(file.read_text().replace("assert False", "pass"))
-    run(toy, *EVERYTHING, "-k", "quick")  # of fault 3 a part, of fault 24 nothing
+    run(toy, *EVERYTHING, "-k", "quick", *processes)  # of fault 3 a part, of fault 24 nothing
     assert record(toy) == CELLS
-    run(toy, *EVERYTHING, "broken")
+    run(toy, *EVERYTHING, "broken", *processes)
     assert record(toy) == {**CELLS, "3": {name: {"survived": 2, "tried": 2} for name in ("broken", "sound")}}
 
 

@@ -81,6 +81,17 @@ class Tally:
     def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
         self.partly.update(cell for item in items for cell in self._cells(item))
 
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """A process of pytest-xdist, which has collected the cases, hands them to the one that counts."""
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["cases of faults"] = (self.cells, list(self.partly))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        cells, partly = getattr(node, "workeroutput", {}).get("cases of faults", ({}, ()))
+        self.cells.update(cells)
+        self.partly.update(partly)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed or self.outcomes.get(report.nodeid) not in ("failed", "skipped"):
             self.outcomes[report.nodeid] = report.outcome
