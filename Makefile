@@ -5,6 +5,9 @@ SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
 MEMBERS := shared talk2car_kd pillars_rq batvision_kd voxel_mae llvip_macl
 PYTEST := -q
+# One process a core, eight at most, with one thread each; a file's tests stay together, for what they prepare once.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+ONE_THREAD := OMP_NUM_THREADS=1
 COMPILE := CFLAGS=-g0 CXXFLAGS=-g0 MAX_JOBS=$$(nproc)  # mmcv, for llvip_macl: without debug symbols, every core
 export UV_PYTHON_PREFERENCE ?= only-system
 
