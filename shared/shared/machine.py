@@ -14,20 +14,29 @@ from typing import Any
 import torch
 
 WORKSPACE = Path(__file__).parents[2]
+BENCHMARKS_WRITE = (":(exclude,glob)*/benchmarks/results/**", ":(exclude)docs")
 
 
 @functools.cache
 def code_version() -> str:
-    """Commit of the checkout this code runs from (`-dirty` with uncommitted changes), else the package's version."""
-    command = ["git", "-C", str(WORKSPACE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Commit of the checkout this code runs from (`-dirty` with uncommitted changes), else the package's version.
+
+    What benchmarks write does not make a checkout dirty: else `make bench` would mark all records but its first.
+    """
     if (WORKSPACE / ".git").exists():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-            return answer.stdout.strip()
+            commit = _git("rev-parse", "HEAD").stdout.strip()
+            changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *BENCHMARKS_WRITE).stdout
+            return f"{commit}-dirty" if changes else commit
     try:
         return f"papers-shared {importlib.metadata.version('papers-shared')}"
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess:
+    command = ["git", "-C", str(WORKSPACE), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
 
 
 def versions(packages: Sequence[str]) -> dict[str, str | None]:
