@@ -187,9 +187,9 @@ def _draw_line(panel: Any, drawn: Sequence[tuple[float, float]], fit: Mapping[st
     power = fit["exponent"]
     level = math.exp(statistics.fmean(math.log(value) - power * math.log(size) for size, value in drawn))
     ends = (drawn[0][0], drawn[-1][0])
-    panel.plot(ends, [level * size**power for size in ends], color=colour, linewidth=1.2,
-               label=f"exponent {power:.2f} ± {fit['error']:.2f}")  # fmt: skip
-    panel.legend(fontsize=8, labelcolor=INK, edgecolor="none", loc="upper left")
+    panel.plot(ends, [level * size**power for size in ends], color=colour, linewidth=1.2)
+    panel.text(0.04, 0.96, f"exponent\n{power:.2f} ± {fit['error']:.2f}", color=INK, fontsize=8, va="top",
+               transform=panel.transAxes, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
 
 
 def _label_ends(panel: Any, sizes: Sequence[float], values: Sequence[float]) -> None:
