@@ -33,7 +33,7 @@ demo-all: setup  ## every package's demo (its README's quick start), one after a
 test: setup  ## every member's tests
 	$(ONE_THREAD) .venv/bin/python -m pytest $(PYTEST) $(PARALLEL)
 
-test-faults: setup  ## kills, signals, damaged files at full count: up to an hour; writes docs/reliability.{json,md}
+test-faults: setup  ## kills, signals, damaged files at full count, an hour or more; writes docs/reliability.{json,md}
 	$(ONE_THREAD) .venv/bin/python -m pytest $(PYTEST) $(PARALLEL) -m "slow or fault" --reliability docs
 
 test-gpu:  ## in the caller's own environment, whatever its Python and torch

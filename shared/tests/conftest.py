@@ -22,8 +22,5 @@ def net():
 @pytest.fixture
 def threads_at_work():
     """torch has two threads and has used them: a fork that uses torch as this process does waits for ever."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(2)  # until the end of the test (`same_threads` of the root)
     torch.ones(1 << 20).mul(2)
-    yield
-    torch.set_num_threads(before)
