@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .allocator import keep_freed_memory
 from .errors import ConfigError, NonFiniteError, UserError
 from .folder import RunFolder
 from .loader import WaitClock, iterate, make_loader
@@ -124,6 +125,8 @@ def world_from_environment(device: str = "auto", *, timeout_s: float = 600) -> I
     """
     rank, size, local_rank = _torchrun_numbers()
     world = World(rank, size, local_rank, _pick_device(device, local_rank, size))
+    if world.device.type == "cpu":
+        keep_freed_memory()
     if size == 1:
         yield world
         return
