@@ -112,10 +112,10 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, cells: Tensor, packing: Packing) -> Tensor:
-        """x (B,1+L,d), mask (B,1+L), cells (F,n,d) -> updated x."""
+    def forward(self, x: Tensor, mask: Tensor, cells: Tensor, packing: Packing, wanted: int | None = None) -> Tensor:
+        """x (B,1+L,d), mask (B,1+L), cells (F,n,d) -> updated x, or its first `wanted` rows alone."""
         y = self.norms[0](x)
-        x = x + self.dropout(self.self_attention(y, y, mask))
+        x = x[:, :wanted] + self.dropout(self.self_attention(y[:, :wanted], y, mask))
         queries = packing.pack(self.norms[1](x))  # (F,M,1+L,d)
         attended = self.cross_attention(queries.flatten(1, 2), cells).unflatten(1, queries.shape[1:3])
         x = x + self.dropout(packing.unpack(attended))
@@ -208,7 +208,7 @@ class TransformerGroundingHead(nn.Module):
         token_ids (B,L) int64 or None (no word is known then).
 
         Returns {boxes_cxcywh (B,4) in 0..1, score_map (B,h,w) logits, cell_boxes (B,n,4), aux: earlier layers' score
-        maps, attention (B,h,w)}.
+        maps, attention (B,h,w) of the last layer, for pictures (None in training)}.
         """
         h, w = feature_map.shape[-2:]
         cells = self.cell_in(feature_map.flatten(2).transpose(1, 2))
@@ -219,7 +219,7 @@ class TransformerGroundingHead(nn.Module):
         keys, scores = self.score.keys(placed, positions), []
         for layer in self.layers:
             looked_from = x
-            x = layer(x, mask, placed, packing)
+            x = layer(x, mask, placed, packing, wanted=1 if layer is self.layers[-1] else None)
             scores.append(self.score(self.norm(x[:, 0]), keys, packing).unflatten(1, (h, w)))
         cell_boxes = self.box(cells, (h, w), self.norm(x[:, 0]), packing)
         best = scores[-1].flatten(1).argmax(1)
@@ -228,7 +228,7 @@ class TransformerGroundingHead(nn.Module):
             "score_map": scores[-1],
             "cell_boxes": cell_boxes,
             "aux": scores[:-1],
-            "attention": layer.attention(looked_from, placed, packing).unflatten(1, (h, w)),
+            "attention": None if self.training else layer.attention(looked_from, placed, packing).unflatten(1, (h, w)),
         }
 
     def _queries(self, tokens: Tensor, mask: Tensor, token_ids: Tensor | None) -> tuple[Tensor, Tensor]:

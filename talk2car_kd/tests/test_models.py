@@ -7,6 +7,7 @@ import torch
 from shared.errors import CheckpointError, ConfigError
 from talk2car_kd.grounding import (
     MEDIAN_BOX,
+    DecoderLayer,
     Join,
     Packing,
     ProjectionGroundingHead,
@@ -158,6 +159,22 @@ def test_the_words_reach_the_answer(frames):
     unknown, none = net(frames, tokens, mask, token_ids=ids + 100)["score_map"], net(frames, tokens, mask)["score_map"]
     assert (one - other).abs().max() > 1e-4
     torch.testing.assert_close(unknown, none)
+
+
+def test_a_decoder_layer_gives_the_rows_wanted_as_if_it_gave_all():
+    torch.manual_seed(0)
+    layer, packing = DecoderLayer(16, 2, 32, dropout=0.0), Packing(torch.tensor([0, 1, 1]), 2)
+    x, cells, mask = torch.randn(3, 5, 16), torch.randn(2, 12, 16), torch.ones(3, 5, dtype=torch.bool)
+    mask[1, 3:] = False
+    whole = layer(x, mask, cells, packing)
+    torch.testing.assert_close(layer(x, mask, cells, packing, wanted=2), whole[:, :2])
+
+
+def test_training_draws_no_attention(frames):
+    tokens, mask = text()
+    grounding = model("transformer")
+    assert grounding.train()(frames[:1], tokens[:1], mask[:1])["attention"] is None
+    assert grounding.eval()(frames[:1], tokens[:1], mask[:1])["attention"] is not None
 
 
 def test_untrained_heads_answer_with_the_median_box(frames):
