@@ -1,8 +1,8 @@
 """Freed memory stays with the process, so that the next training step finds it there.
 
 glibc hands large freed blocks back to the kernel, which clears every page again when the next step asks for them. A
-small model on a CPU pays for that at every step (tests/test_allocator.py counts the page faults). What the process holds
-at most is the same; it only shrinks no more between two peaks.
+small model on a CPU pays for that at every step (tests/test_allocator.py counts the page faults). What the process
+holds at most is the same; it only shrinks no more between two peaks.
 """
 
 import ctypes

@@ -1,9 +1,9 @@
 """Benchmark scripts under test: imported as `python benchmarks/...` imports them, and the laws of a scaling.py.
 
-    scripts = load_all(BENCHMARKS, ("search", "bitstream"))  # bitstream's own `search` is scripts["search"]
+scripts = load_all(BENCHMARKS, ("search", "bitstream"))  # bitstream's own `search` is scripts["search"]
 
-    class TestScaling(ScalingLaws):
-        folder, growths = BENCHMARKS, 4
+class TestScaling(ScalingLaws):
+    folder, growths = BENCHMARKS, 4
 """
 
 import importlib
