@@ -1,8 +1,8 @@
 """Freed memory stays with the process, so that the next training step finds it there.
 
 glibc hands large freed blocks back to the kernel, which clears every page again when the next step asks for them. A
-small model on a CPU pays for that at every step (tests/test_allocator.py counts the page faults). What the process
-holds at most is the same; it only shrinks no more between two peaks.
+small model on a CPU pays for that at every step (tests/test_allocator.py counts the page faults). The price: up to
+FREE_AT_TOP stays with the process between two peaks.
 """
 
 import ctypes
@@ -12,9 +12,9 @@ LARGEST_IN_HEAP = 32 << 20  # bytes; the most that mallopt(3) takes. Larger bloc
 FREE_AT_TOP = 1 << 30  # bytes that may lie free at the end of the heap
 
 
-def keep_freed_memory() -> bool:
-    """Tell this process's allocator to keep what is freed; False where the C library has no mallopt (not glibc)."""
+def keep_freed_memory() -> None:
+    """Tell this process's allocator to keep what is freed; no change where the C library is not glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(
-        mallopt(name, value) for name, value in ((M_MMAP_THRESHOLD, LARGEST_IN_HEAP), (M_TRIM_THRESHOLD, FREE_AT_TOP))
-    )
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)
+        mallopt(M_TRIM_THRESHOLD, FREE_AT_TOP)
