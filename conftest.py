@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("shared.testing")  # a failed fault case shows its values
 # Which cases are slow, which faults were survived; the lines of the READMEs that tests execute.
 pytest_plugins = ["shared.testing.fault_table", "shared.testing.readme_commands"]
 ROOT = Path(__file__).parent

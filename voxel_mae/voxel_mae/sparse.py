@@ -98,7 +98,7 @@ class _Guarded:
     def train(self, mode: bool = True) -> "_Guarded":
         """Nothing: a convolution is the same in both modes, and spconv's evaluation mode adds the bias inside a kernel
         that CPU has not."""
-        return super().train(True)
+        return self
 
     def _empty(self, x: SparseTensor) -> SparseTensor:
         """No sites in, none out; the (empty) features still hang on the weights, so that gradients are zero, not

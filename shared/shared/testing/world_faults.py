@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -95,9 +96,9 @@ class WorldFaults(CommandSuite):
 
         ended = [self.start(work, one_step, more).wait(),
                  *start_world(self.command, pair, {0: one_step, 1: one_step}, more=more)]  # fmt: skip
+        assert [one.code for one in ended] == [-signal.SIGKILL] * 3, [one.output[-3000:] for one in ended]
         run = self.other if more else self.run
         alone, together = (self.command.steps(run(folder))[:1] for folder in (work, pair))
-        assert alone and together, [one.output[-3000:] for one in ended]
         assert together[0].pop("split") == alone[0].pop("split")
         assert together[0] == pytest.approx(alone[0], rel=1e-4)
 

@@ -10,7 +10,7 @@ KITTI's text files in final_result/data.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,22 +135,25 @@ def table(scores: Mapping[str, Any]) -> str:
 def judge_pretraining(
     model: nn.Module, data: LidarDataset, collate: Collate, judging: Judging, world: World
 ) -> dict[str, Any]:
-    """Means over the frames of the raw terms and diagnostics; masks follow from the frame alone (collective).
+    """Means over the frames of each frame's raw terms and diagnostics (collective); masks follow from the frame alone.
 
-    occupancy is reported beside the entropy of the constant predictor, on frames that were never trained on.
+    One frame at a time: contrast, average precision and means over sites see all frames of a batch, and a frame's
+    numbers shall not depend on its neighbours, nor a score on batch size or processes. Frames without a voxel in range
+    have none and are not counted. occupancy is reported beside the entropy of the constant predictor.
     """
     model.eval()
-    means = RunningMeans()
-    for batch in batches_of(data, collate, judging, world):
-        batch = batch.to(world.device)
-        if not len(batch.voxels):
+    means, judged = RunningMeans(), 0
+    for frame in batches_of(data, collate, replace(judging, batch_size=1), world):
+        frame = frame.to(world.device)
+        if not len(frame.voxels):
             continue
-        terms, diagnostics = model(batch.voxels, keep=batch.keep)
-        means.update({**terms, **diagnostics, **batch.facts()}, len(batch))
-    found = means.compute(world)
-    if not found:
+        terms, diagnostics = model(frame.voxels, keep=frame.keep)
+        means.update({**terms, **diagnostics, **frame.facts()}, 1)
+        judged += 1
+    found, frames = means.compute(world), sum(world.gather(judged))
+    if not frames:
         raise DataError(f"none of the {len(data)} frames of {data.split} has a point in range: check DATA_PATH")
-    return {"means": found, "frames": len(data)}
+    return {"means": found, "frames": frames}
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
