@@ -27,10 +27,12 @@ TAPS = ((1,), (0, 2))  # of an even and of an odd row or column, along one axis
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """Pillars (p,) that move at once; for each of their taps its number (y, x) and the outputs (p,) it leads to."""
+    """Pillars (p,) that move at once, the outputs (p, T) that their taps lead to (none of them twice), and those taps
+    as one matrix (D, T O)."""
 
     pillars: Tensor
-    taps: tuple[tuple[int, int, Tensor], ...]
+    outputs: Tensor
+    taps: Tensor
 
 
 class Scene:
@@ -46,27 +48,31 @@ class Scene:
         coords = coords.to(features.device)
         frames = coords[:, 0] if coords.shape[1] == 3 else coords.new_zeros(len(coords))
         y, x = coords[:, -2:].unbind(1)
-        self.taps, self._width = taps, int(x.max()) // 2 + 2 if len(x) else 1
+        self._channels, self._width = len(taps), int(x.max()) // 2 + 2 if len(x) else 1
         self._height = int(y.max()) // 2 + 2 if len(y) else 1
         self._outputs = self._width * self._height * (int(frames.max()) + 1 if len(frames) else 1)
-        self.turns = list(self._turns(frames, y, x))
+        self.turns = list(self._turns(frames, y, x, taps))
         self.weights = torch.where(self.through(features) + shift > 0, 1.0, SLACK)
 
-    def _turns(self, frames: Tensor, y: Tensor, x: Tensor) -> Iterator[Turn]:
+    def _turns(self, frames: Tensor, y: Tensor, x: Tensor, taps: Tensor) -> Iterator[Turn]:
         kinds = y % PERIOD * PERIOD + x % PERIOD
+        matrices: dict[tuple[int, int], Tensor] = {}  # by the parity of row and column
         for kind in kinds.unique().tolist():
+            row, column = kind // PERIOD % 2, kind % PERIOD % 2
+            chosen = [(ky, kx) for ky in TAPS[row] for kx in TAPS[column]]
+            if (row, column) not in matrices:
+                matrices[row, column] = torch.cat([taps[:, :, ky, kx].T for ky, kx in chosen], 1)
             pillars = torch.nonzero(kinds == kind)[:, 0]
             first = frames[pillars] * self._height
-            taps = [(ky, kx, (first + (y[pillars] + 1 - ky) // 2) * self._width + (x[pillars] + 1 - kx) // 2)
-                    for ky in TAPS[kind // PERIOD % 2] for kx in TAPS[kind % PERIOD % 2]]  # fmt: skip
-            yield Turn(pillars, tuple(taps))
+            outputs = [(first + (y[pillars] + 1 - ky) // 2) * self._width + (x[pillars] + 1 - kx) // 2
+                       for ky, kx in chosen]  # fmt: skip
+            yield Turn(pillars, torch.stack(outputs, 1), matrices[row, column])
 
     def through(self, vectors: Tensor) -> Tensor:
         """The convolution of vectors (P, D) on their cells, without bias: (outputs, O)."""
-        total = vectors.new_zeros(self._outputs, len(self.taps))
+        total = vectors.new_zeros(self._outputs, self._channels)
         for turn in self.turns:
-            for ky, kx, outputs in turn.taps:
-                total[outputs] += vectors[turn.pillars] @ self.taps[:, :, ky, kx].T
+            total[turn.outputs] += self._by_tap(vectors[turn.pillars] @ turn.taps)
         return total
 
     def error(self, left: Tensor) -> Tensor:
@@ -80,25 +86,24 @@ class Scene:
         sizes: (P,), of each pillar the rows it may use; None: all. Never worse than `codes` by `error`.
         """
         codes, rows = codes.clone(), rows.detach()
-        behind = torch.einsum("oiyx,ki->yxko", self.taps, rows)  # (3, 3, K, O)
-        alone = self._alone(behind)
-        if sizes is not None:
-            alone.masked_fill_(torch.arange(len(rows), device=codes.device) >= sizes[:, None], torch.inf)
         error = self.through(rows[codes] - left)
-        for turn in self.turns * SWEEPS:
-            old, cost = codes[turn.pillars], alone[turn.pillars]
-            for ky, kx, outputs in turn.taps:
-                others = error[outputs] - behind[ky, kx][old]
-                cost += 2 * (self.weights[outputs] * others) @ behind[ky, kx].T
-            new = codes[turn.pillars] = cost.argmin(1)
-            for ky, kx, outputs in turn.taps:
-                error[outputs] += behind[ky, kx][new] - behind[ky, kx][old]
+        moves = [self._move(turn, rows, sizes) for turn in self.turns]
+        for turn, behind, weights, alone in moves * SWEEPS:
+            others = error[turn.outputs].flatten(1) - behind[codes[turn.pillars]]  # what is wrong without the pillar
+            new = codes[turn.pillars] = torch.addmm(alone, weights * others, behind.T, alpha=2).argmin(1)
+            error[turn.outputs] = self._by_tap(others + behind[new])
         return codes
 
-    def _alone(self, behind: Tensor) -> Tensor:
-        """What every row would cost every pillar were there no other error: (P, K)."""
-        cost = behind.new_zeros(sum(len(turn.pillars) for turn in self.turns), behind.shape[2])
-        for turn in self.turns:
-            for ky, kx, outputs in turn.taps:
-                cost[turn.pillars] += self.weights[outputs] @ behind[ky, kx].square().T
-        return cost
+    def _move(self, turn: Turn, rows: Tensor, sizes: Tensor | None) -> tuple[Turn, Tensor, Tensor, Tensor]:
+        """What does not change from sweep to sweep: the turn, its rows behind the convolution (K, T O), the weights of
+        its outputs (p, T O), and what every row would cost were there no other error (p, K)."""
+        behind, weights = rows @ turn.taps, self.weights[turn.outputs].flatten(1)
+        alone = weights @ behind.square().T
+        if sizes is not None:
+            allowed = torch.arange(len(rows), device=rows.device) < sizes[turn.pillars, None]
+            alone.masked_fill_(~allowed, torch.inf)
+        return turn, behind, weights, alone
+
+    def _by_tap(self, values: Tensor) -> Tensor:
+        """(p, T O) -> (p, T, O)."""
+        return values.unflatten(1, (-1, self._channels))
