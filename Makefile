@@ -16,7 +16,7 @@ export UV_PYTHON_PREFERENCE ?= only-system
 demo: setup-demo  ## the main job on the embedded data: under ten minutes on two cores
 	cd talk2car_kd && ../.venv/bin/python main.py --stage all --visualize --generate_predictions
 
-demo-all: setup  ## every package's demo (its README's quick start), one after another, with the time of each and of all
+demo-all: setup  ## every package's demo (its README's quick start), one after another, the time of each, and its waits for data
 	@demo() { \
 	    local folder=$$1 started=$$SECONDS; shift; echo "== $$folder: python $$*"; \
 	    (cd $$folder && ../.venv/bin/python "$$@") && echo "-- $$((SECONDS - started)) s"; \
@@ -28,7 +28,8 @@ demo-all: setup  ## every package's demo (its README's quick start), one after a
 	demo batvision_kd train_distillation.py --experiments --config config/demo.yaml; \
 	demo voxel_mae demo.py; \
 	demo llvip_macl demo.py; \
-	echo "all demos: $$((SECONDS / 60)) min $$((SECONDS % 60)) s"
+	echo "all demos: $$((SECONDS / 60)) min $$((SECONDS % 60)) s"; \
+	.venv/bin/python -m shared.data_wait
 
 test: setup  ## every member's tests
 	$(ONE_THREAD) .venv/bin/python -m pytest $(PYTEST) $(PARALLEL)

@@ -16,6 +16,8 @@ from mmengine.registry import HOOKS, VISBACKENDS
 from mmengine.visualization import TensorboardVisBackend
 from mmengine.visualization.vis_backend import force_init_env
 
+from shared.loop import WAIT_ALARM
+
 TIMES = ("time", "data_time", "memory", "eta")
 
 
@@ -38,6 +40,8 @@ class RunLogHook(LoggerHook):
         tag, line = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
         runner.logger.log(logging.INFO, line)
         runner.visualizer.add_scalars(tag, step=runner.iter + 1, file_path=self.json_log_path)
+        if (wait := tag["data_time"] / tag["time"]) > WAIT_ALARM:
+            runner.logger.warning(f"{wait:.0%} of the time went into waiting for data: raise the loader's num_workers")
         _record(runner, runner.iter + 1, "train", tag)
 
     def after_train_epoch(self, runner: Any) -> None:
