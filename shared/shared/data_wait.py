@@ -37,7 +37,7 @@ def waits_of(file: Path) -> Iterator[dict[str, Any]]:
     times: dict[str, list[tuple[float, float]]] = {}
     for row in read_records(file):
         found = seconds_and_wait(row.get("time") or {})
-        if found:
+        if found and row["split"].rpartition("/")[2] == "train":
             times.setdefault(row["split"], []).append(found)
     for split, pairs in times.items():
         seconds, waited = (sum(column) for column in zip(*pairs, strict=True))
