@@ -79,6 +79,6 @@ def test_a_benchmark_runs(name, tmp_path, capsys):
         argv += ["--drawn"]
     if name == "loader":
         argv += ["--cfg-options", "embedded.pairs=(48, 2)", f"embedded.parent={tmp_path}"]
-    assert load(name).main(argv) == 0
+    assert load(BENCHMARKS, name).main(argv) == 0
     assert json.loads((tmp_path / "found.json").read_text())["results"]["ratios"]
     assert "target" in capsys.readouterr().out

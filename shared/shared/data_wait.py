@@ -9,7 +9,7 @@ one waits longer than --most. A training itself warns where a single interval is
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +36,12 @@ def waits_of(file: Path) -> Iterator[dict[str, Any]]:
     """Of every training in a metrics.jsonl: its split, its log lines with a time, and the share waited, 0..1."""
     times: dict[str, list[tuple[float, float]]] = {}
     for row in read_records(file):
-        found = seconds_and_wait(row.get("time") or {})
-        if found and row["split"].rpartition("/")[2] == "train":
-            times.setdefault(row["split"], []).append(found)
+        time = row.get("time") or {}
+        if "data_wait" in time:
+            times.setdefault(row["split"], []).append((time["seconds"], time["seconds"] * time["data_wait"]))
     for split, pairs in times.items():
         seconds, waited = (sum(column) for column in zip(*pairs, strict=True))
         yield {"training": split, "lines": len(pairs), "share": waited / seconds}
-
-
-def seconds_and_wait(time: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Of a log line of `loop.Loop`, or of MMEngine's (both per iteration, its intervals being alike); else None."""
-    if time.get("seconds") and "data_wait" in time:
-        return time["seconds"], time["seconds"] * time["data_wait"]
-    if time.get("time") and "data_time" in time:
-        return time["time"], time["data_time"]
-    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

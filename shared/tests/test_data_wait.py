@@ -10,7 +10,7 @@ from shared import data_wait
 LOOP = [{"step": 1, "split": "stage1/train", "time": {"seconds": 1.0, "samples_per_s": 8.0, "data_wait": 0.10}},
         {"step": 2, "split": "stage1/train", "time": {"seconds": 3.0, "samples_per_s": 8.0, "data_wait": 0.02}},
         {"step": 2, "split": "stage1/epoch", "loss": 1.0}]  # fmt: skip
-MMENGINE = [{"step": 5, "split": "train", "time": {"time": 0.5, "data_time": 0.05, "memory": 3}},
+MMENGINE = [{"step": 5, "split": "train", "time": {"time": 0.5, "data_time": 0.2, "seconds": 2.0, "data_wait": 0.1}},
             {"step": 5, "split": "val", "time": {"time": 0.5, "data_time": 0.4}}]  # fmt: skip
 
 

@@ -4,10 +4,12 @@
              tensorboard_logs/        the same scalars, each once
 
 A resumed run forgets the records after its checkpoint, in both. Everything that may differ between two equal runs
-(seconds, memory) stands under "time" in metrics.jsonl.
+(seconds, memory) stands under "time" in metrics.jsonl. There "seconds" is an interval's length, and "data_wait" the
+share of it in which a step stood still for want of a batch; MMEngine's data_time counts other hooks' work too.
 """
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +20,7 @@ from mmengine.visualization.vis_backend import force_init_env
 
 from shared.loop import WAIT_ALARM
 
-TIMES = ("time", "data_time", "memory", "eta")
+TIMES = ("time", "data_time", "memory", "eta", "seconds", "data_wait")
 
 
 @HOOKS.register_module()
@@ -40,9 +42,19 @@ class RunLogHook(LoggerHook):
         tag, line = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
         runner.logger.log(logging.INFO, line)
         runner.visualizer.add_scalars(tag, step=runner.iter + 1, file_path=self.json_log_path)
-        if (wait := tag["data_time"] / tag["time"]) > WAIT_ALARM:
+        seconds = time.perf_counter() - self._began
+        wait = runner.train_loop.clock.seconds / seconds
+        if wait > WAIT_ALARM:
             runner.logger.warning(f"{wait:.0%} of the time went into waiting for data: raise the loader's num_workers")
-        _record(runner, runner.iter + 1, "train", tag)
+        _record(runner, runner.iter + 1, "train", {**tag, "seconds": seconds, "data_wait": wait})
+        self._begin_interval(runner)
+
+    def before_train_epoch(self, runner: Any) -> None:
+        self._begin_interval(runner)
+
+    def _begin_interval(self, runner: Any) -> None:
+        runner.train_loop.clock.reset()
+        self._began = time.perf_counter()
 
     def after_train_epoch(self, runner: Any) -> None:
         """The epoch's means over all processes."""

@@ -55,6 +55,7 @@ class PairedEpochLoop(EpochBasedTrainLoop):
         self.means = RunningMeans()  # of the epoch's losses
         self.epoch_means: dict[str, float] = {}  # of the last whole epoch, over all processes
         self.resumed = False
+        self.clock = run_module.WaitClock()  # how long the steps waited for data, since RunLogHook's last line
 
     # --- the run ---
 
@@ -104,7 +105,7 @@ class PairedEpochLoop(EpochBasedTrainLoop):
     def _batches(self) -> Iterator[Any]:
         positioned(self.dataloader).set_position(self._epoch, self.batch)
         try:
-            yield from batches_of(self.dataloader)
+            yield from self.clock.timed(batches_of(self.dataloader))
         except run_module.Interrupted:  # the loader gave up waiting for data; other processes are not here to save
             if self.runner.world.size == 1 and self.batch:
                 self.runner.save_now()
