@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,7 @@ def test_tensorboard_hides_what_a_rewind_forgot(tmp_path):
         log.rewind("stage1/train", 2)
         write_steps(log, "stage1/train", steps)
         log.close()
+        time.sleep(1.1)  # TensorBoard reads files in the order of their names, which hold whole seconds
     events = EventAccumulator(str(tmp_path / "tensorboard" / "stage1-train"))
     events.Reload()
     assert [e.step for e in events.Scalars("loss")] == [1, 2, 3]
