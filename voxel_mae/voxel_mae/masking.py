@@ -34,7 +34,6 @@ from .grid import Grid
 from .voxelize import VoxelBatch
 
 REPORT_BANDS_M = (10.0, 30.0)  # of the realised shares that a run logs
-FLOAT32_TURN = 1e-6  # of a turn: more than float32 can err by in an angle (inputs, arc tangent, sum: 2.4e-7)
 MASK_STREAM = 1  # keeps a sample's mask apart from its augmentation, which draws from (seed, epoch, index) alone
 
 
@@ -62,18 +61,13 @@ class Polar:
         return self.dx * self.dx + self.dy * self.dy
 
     def sectors(self, count: int) -> np.ndarray:
-        """(V,) int64, 0..count-1: floor((theta + pi) / (2 pi) count) mod count; 0 begins at -x, counter-clockwise.
-
-        In float32; float64 decides where rounding could have moved a voxel over a border.
-        """
-        turns = _turns(self.dx, self.dy, count, torch.float32)
+        """(V,) int64, 0..count-1: floor((theta + pi) / (2 pi) count) mod count; 0 begins at -x, counter-clockwise."""
+        turns = torch.atan2(torch.from_numpy(self.dy), torch.from_numpy(self.dx)).numpy()  # vectorised on every CPU
+        turns += math.pi
+        turns *= count / (2 * math.pi)
         sector = turns.astype(np.int64)  # turns >= 0, so cutting off is the floor
-        turns -= sector
-        near = np.flatnonzero(np.abs(turns - 0.5) >= 0.5 - FLOAT32_TURN * count)
-        if len(near):
-            exact = _turns(self.dx[near], self.dy[near], count, torch.float64).astype(np.int64)
-            exact[exact == count] = 0  # theta = pi, where the circle closes
-            sector[near] = exact
+        if sector.max(initial=0) == count:  # theta = pi, where the circle closes
+            sector[sector == count] = 0
         return sector
 
     def bands(self, limits_m: Sequence[float]) -> np.ndarray:
@@ -86,14 +80,6 @@ class Polar:
     def beyond(self, limit_m: float) -> np.ndarray:
         """(V,) bool."""
         return self.squared_m2 > limit_m * limit_m
-
-
-def _turns(dx: np.ndarray, dy: np.ndarray, count: int, dtype: torch.dtype) -> np.ndarray:
-    """(V,) (theta + pi) / (2 pi) count, computed in `dtype`; torch's arc tangent is vectorised on every CPU."""
-    turns = torch.atan2(torch.from_numpy(dy).to(dtype), torch.from_numpy(dx).to(dtype)).numpy()
-    turns += math.pi
-    turns *= count / (2 * math.pi)
-    return turns
 
 
 def seen_from(coords: Tensor, grid: Grid, sensor_xy: Tensor | Sequence[float]) -> Polar:
