@@ -29,7 +29,7 @@ demo-all: setup  ## every package's demo (its README's quick start), one after a
 	demo voxel_mae demo.py; \
 	demo llvip_macl demo.py; \
 	echo "all demos: $$((SECONDS / 60)) min $$((SECONDS % 60)) s"; \
-	.venv/bin/python -m shared.data_wait
+	.venv/bin/python -m shared.data_wait || [ $$? = 1 ]  # a missed target is told, and no failed demo
 
 test: setup  ## every member's tests
 	$(ONE_THREAD) .venv/bin/python -m pytest $(PYTEST) $(PARALLEL)
