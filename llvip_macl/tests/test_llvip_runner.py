@@ -10,6 +10,7 @@ import json
 import shutil
 import signal
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import torch
 from llvip_samples import STEPS, Work
 
 from shared import checkpoint
+from shared.data_wait import waits_of
 from shared.testing.injections import at_call, differences, kill, limit_file_size, metrics_of, send
 
 
@@ -127,6 +129,26 @@ def test_loss_is_the_sum_of_the_losses_and_each_scalar_is_written_once(reference
         steps = [event.step for event in events.Scalars(tag)]
         assert len(steps) == len(set(steps)), tag
     assert mean["mean/loss"] == pytest.approx(events.Scalars("mean/loss")[0].value, rel=1e-6)
+
+
+def test_waiting_for_data_is_counted_and_told(loop, work):
+    def late_batches():
+        from llvip_macl.runtime import loop as module
+
+        batches_of = module.batches_of
+
+        def late(loader):
+            for batch in batches_of(loader):
+                time.sleep(0.3)
+                yield batch
+
+        module.batches_of = late
+
+    ended = work.start(inject=late_batches).wait()
+    assert ended.code == 0, ended.output[-3000:]
+    assert "of the time went into waiting for data" in ended.output
+    (found,) = waits_of(work.run / "metrics.jsonl")
+    assert found["lines"] == STEPS and found["share"] > 0.5
 
 
 def test_the_schedule_is_the_configs(reference):
