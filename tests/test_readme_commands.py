@@ -23,6 +23,7 @@ NOT_EXECUTED = {
     "make ": "builds environments from the network and runs the tests themselves, or benchmarks for an hour",
     "uv venv ": "builds an environment from the lock, gigabytes from the network; `make test-<package>` does the same",
     "pip ": "the recipes are run in fresh environments by tests/test_pip_install.py, which reads them from the READMEs",
+    "CFLAGS=": "a line of these recipes",
     "conda ": "needs conda, for Python alone: what the pip line after it installs, test_pip_install.py installs",
     "srun ": "needs Slurm; the script behind it is the one of the two lines above it",
     "torchrun ": "four GPUs; that two processes count as one, and torchrun with one, are faults 22 to 24",

@@ -42,7 +42,8 @@ def pinned(*names: str) -> str:
 
 BUILD = (
     f"pip install {pinned('torch', 'torchvision')} 'setuptools>=80,<81' wheel ninja psutil packaging && "
-    f"pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps {pinned('onedl-mmcv')}"
+    "CFLAGS=-g0 CXXFLAGS=-g0 pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps "
+    f"{pinned('onedl-mmcv')}"
 )
 MISSING_MMCV = f"mmcv is not installed. Build it against this torch: {BUILD}"
 NO_OPERATORS = (
