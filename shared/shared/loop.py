@@ -285,5 +285,5 @@ class Loop:
         )
         self.run.log.info("%s %s", self.stage, line)
         if wait > WAIT_ALARM:
-            self.run.log.warning("%.0f %% of the time went into waiting for data: raise training.workers", 100 * wait)
+            self.run.log.warning("%.0f %% of the time went into waiting for data: use more loader workers", 100 * wait)
         self._reset_interval()
