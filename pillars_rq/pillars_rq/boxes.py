@@ -106,11 +106,11 @@ def _as_boxes(boxes: ArrayLike) -> np.ndarray:
 
 
 def nearest_axis_bev(boxes: Tensor) -> Tensor:
-    """(N,7) -> (N,4) x1, y1, x2, y2: each box turned to the nearest axis, w and l changing places beyond pi/4."""
-    turn = limit_period(boxes[:, 6], 0.5, math.pi).abs()
+    """(...,7) -> (...,4) x1, y1, x2, y2: each box turned to the nearest axis, w and l changing places beyond pi/4."""
+    turn = limit_period(boxes[..., 6], 0.5, math.pi).abs()
     across = turn > math.pi / 4
-    half = torch.where(across[:, None], boxes[:, [4, 3]], boxes[:, 3:5]) / 2
-    return torch.cat([boxes[:, :2] - half, boxes[:, :2] + half], 1)
+    half = torch.where(across[..., None], boxes[..., [4, 3]], boxes[..., 3:5]) / 2
+    return torch.cat([boxes[..., :2] - half, boxes[..., :2] + half], -1)
 
 
 def nearest_axis_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ def scatter(features: Tensor, coords: Tensor, batch_size: int, grid: Grid) -> Te
     """features (P,D), coords (P,3) frame, y, x -> canvas (B,D,H,W); cells without a pillar are exactly 0."""
     flat = (coords[:, 0] * grid.height + coords[:, 1]) * grid.width + coords[:, 2]
     canvas = features.new_zeros(batch_size * grid.cells, features.shape[1]).index_copy(0, flat, features)
-    return canvas.view(batch_size, grid.height, grid.width, -1).permute(0, 3, 1, 2).contiguous()
+    return canvas.view(batch_size, grid.height, grid.width, -1).permute(0, 3, 1, 2)
 
 
 class Backbone(nn.Module):

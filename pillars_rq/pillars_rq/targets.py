@@ -71,31 +71,38 @@ NOTHING, UNDECIDED = -1, -2  # no box near enough; between the thresholds
 
 
 def _box_of_anchor(anchors: Tensor, boxes: Tensor, one: AnchorClass) -> Tensor:
-    """For anchors (h,w,2,7) of one size: the box (index) each has to learn, NOTHING, or UNDECIDED -> (h,w,2) int64."""
-    if len(boxes) == 0:
-        return torch.full(anchors.shape[:-1], NOTHING, device=anchors.device)
-    iou = grid_iou(anchors, boxes).flatten(0, 2)  # (N,G)
-    best, box_of = iou.max(1)
-    box_of = box_of.where(best >= one.positive_iou, UNDECIDED).where(best >= one.negative_iou, NOTHING)
-    best_of_box = iou.amax(0)
-    favourite, box = ((iou == best_of_box) & (best_of_box >= one.negative_iou)).nonzero().unbind(1)
-    forced = torch.full_like(box_of, NOTHING).scatter_reduce(0, favourite, box, "amax")  # of several boxes the last
-    return torch.where(forced >= 0, forced, box_of).view(anchors.shape[:-1])
+    """For anchors (h,w,2,7) of one size: the box (index) each has to learn, NOTHING, or UNDECIDED -> (h,w,2) int64.
+
+    Few of the N anchors reach a box at all, so all after the overlaps is done on the pairs that do.
+    """
+    iou = grid_iou(anchors, boxes)
+    box, turn, row, column = (iou >= one.negative_iou).nonzero().unbind(1)
+    overlap = iou[box, turn, row, column]
+    anchor = (row * anchors.shape[1] + column) * anchors.shape[2] + turn
+    best = iou.new_zeros(anchors[..., 0].numel()).scatter_reduce(0, anchor, overlap, "amax")
+    best_of_box = iou.new_zeros(len(boxes)).scatter_reduce(0, box, overlap, "amax")
+    nearest, favourite = overlap == best[anchor], overlap == best_of_box[box]
+    box_of = torch.full_like(best, NOTHING, dtype=torch.int64)
+    first = box_of.scatter_reduce(0, anchor[nearest], box[nearest], "amin", include_self=False)  # of equally near ones
+    forced = box_of.scatter_reduce(0, anchor[favourite], box[favourite], "amax")  # of several boxes the last
+    decided = first.where((best >= one.positive_iou) | (first == NOTHING), UNDECIDED)
+    return forced.where(forced >= 0, decided).view(anchors.shape[:-1])
 
 
 def grid_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """`nearest_axis_iou` of the anchors of one size (h,w,2,7) and boxes (G,7) -> (h,w,2,G).
+    """`nearest_axis_iou` of boxes (G,7) and the anchors of one size (h,w,2,7) -> (G,2,h,w).
 
     The anchors' columns share x and their rows y, so overlaps are measured along each axis and multiplied.
     """
-    across, down = nearest_axis_bev(anchors[0].flatten(0, 1)), nearest_axis_bev(anchors[:, 0].flatten(0, 1))
-    x = _shared_length(across[:, 0::2], nearest_axis_bev(boxes)[:, 0::2]).view(1, *anchors.shape[1:3], -1)
-    y = _shared_length(down[:, 1::2], nearest_axis_bev(boxes)[:, 1::2]).view(anchors.shape[0], 1, anchors.shape[2], -1)
-    overlap = x * y
+    across, down = nearest_axis_bev(anchors[0].transpose(0, 1)), nearest_axis_bev(anchors[:, 0].transpose(0, 1))
+    bev = nearest_axis_bev(boxes)
+    x, y = _shared_length(bev[:, 0::2], across[..., 0::2]), _shared_length(bev[:, 1::2], down[..., 1::2])
+    overlap = x[:, :, None] * y[..., None]
     area = anchors[0, 0, 0, 3] * anchors[0, 0, 0, 4]  # of this size
-    return overlap / (area + boxes[:, 3] * boxes[:, 4] - overlap)
+    return overlap / (area + (boxes[:, 3] * boxes[:, 4]).view(-1, 1, 1, 1) - overlap)
 
 
 def _shared_length(a: Tensor, b: Tensor) -> Tensor:
-    """Intervals (N,2), (G,2) low, high -> (N,G) metres."""
-    return (torch.minimum(a[:, None, 1], b[:, 1]) - torch.maximum(a[:, None, 0], b[:, 0])).clamp(min=0)
+    """Intervals (G,2), (2,n,2) low, high -> (G,2,n) metres."""
+    low, high = a[:, None, None].unbind(-1)
+    return (torch.minimum(high, b[..., 1]) - torch.maximum(low, b[..., 0])).clamp(min=0)
