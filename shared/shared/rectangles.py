@@ -34,8 +34,8 @@ def points_nearby(points_xy: np.ndarray, rectangles: np.ndarray) -> tuple[np.nda
     Pairs farther apart than the half diagonal are sorted out first, so that only the rest is turned.
     """
     reach = np.hypot(rectangles[:, 2], rectangles[:, 3]) / 2 + 1e-6
-    near = (np.abs(points_xy[:, None] - rectangles[:, :2]) <= reach[:, None]).all(2)
-    p, n = np.nonzero(near)
+    x, y = (np.abs(points_xy[:, axis] - rectangles[:, axis, None]) <= reach[:, None] for axis in (0, 1))
+    n, p = np.nonzero(x & y)
     return p, n, turned((points_xy[p] - rectangles[n, :2])[:, None], -rectangles[n, 4])[:, 0]
 
 
