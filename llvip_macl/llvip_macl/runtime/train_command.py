@@ -118,7 +118,5 @@ def processes(cfg, arguments: argparse.Namespace) -> Iterator[World]:
                           "--launcher pytorch.")  # fmt: skip
     if size == 1:
         cfg.launcher = "none"
-        yield World()
-        return
     with world_from_environment() as world:
         yield world
