@@ -21,6 +21,7 @@ from shared.run import run_command
 
 from .experiment_plan import DEFAULT_PLAN, PACKAGE_ROOT, QUICK_PLAN, Piece, Plan, read_plan
 from .experiment_report import Findings, write_results
+from .runtime.preparation import read_config
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,10 @@ def trained(study: Study, piece: Piece, start: Path | None) -> Path:
 
 
 def digest(plan: Plan, piece: Piece) -> str:
-    """Of a piece's config file and its options."""
-    content = [plan.config_of(piece.name).read_text(encoding="utf-8"), *plan.options_of(piece)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    """Of a piece's config, with all it inherits, and its options."""
+    config = read_config(str(plan.config_of(piece.name)))
+    content = [config.to_dict(), *plan.options_of(piece)]
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

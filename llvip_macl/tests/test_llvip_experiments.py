@@ -246,6 +246,17 @@ def test_what_changed_since_it_was_recorded_is_refused(study):
         run(Study(changed, study.bench, study.folder))
 
 
+def test_what_a_config_inherits_is_part_of_its_digest(tmp_path):
+    base, own = tmp_path / "base.py", tmp_path / "own.py"
+    own.write_text("_base_ = ['base.py']\nlr = 0.1\n")
+    plan = SimpleNamespace(config_of=lambda name: own, options_of=lambda piece: ())
+    found = set()
+    for epochs in (1, 2, 2):
+        base.write_text(f"epochs = {epochs}\n")
+        found.add(digest(plan, Piece("fused", 0)))
+    assert len(found) == 2
+
+
 def test_words_say_what_is_not_shown():
     base = {"mean": -3.0, "low": -5.0, "high": -1.0, "per_seed": [-2.0, -4.0], "one_sign": True, "headline": False}
     assert "better (fewer than five seeds)" in in_words("mr", base) and "WORSE" in in_words("ap50", base)
