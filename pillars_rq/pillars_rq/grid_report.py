@@ -5,8 +5,10 @@
 <saved_path>/report.html                                    training
 """
 
+import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from .senders import Stream
 from .session import Session, feature_pool
 
 PICTURES = 3
+SIGNS = "sD^v<>P"  # of the baselines
 SHOWN_SCORE = 0.3  # of a box in a picture
 PACKAGES = ("torch", "numpy", "numba")
 HEADERS = (
@@ -59,7 +62,7 @@ def evaluate_point(config: RqConfig, detector: FrozenDetector, loaded: Loaded, d
                              timeout_s=training.loader_timeout_s)  # fmt: skip
     found = evaluate.summary(results, data.val, detector, data.labelled)
     cell = Cell(label, "rq", found, [one.index for one in results], [one.detections for one in results])
-    base_cells = _baseline_cells(config, detector, loaded, data, folder / "cells")
+    base_cells = _baseline_cells(config, detector, data, folder / "cells")
     name = f"{loaded.path.stem}-{label.replace(' ', '-')}"
     rows = rows_of(cell, data.val, detector.class_names)
     ids = [data.val.infos[i].frame_id for i in cell.indices]
@@ -83,7 +86,7 @@ def evaluate_grid(config: RqConfig, detector: FrozenDetector, loaded: Loaded, da
         )
         cells.append(measured(folder / "cells", kind, sender, key, config, detector, data, indices))
         print(_progress(cells[-1]), flush=True)
-    cells += _baseline_cells(config, detector, loaded, data, folder / "cells")
+    cells += _baseline_cells(config, detector, data, folder / "cells", cells[0])
     print(table_text(cells, data.mark), flush=True)
     found = _write_json(folder / "grid.json", "grid", cells, config, loaded, data)
     _grid_page(folder, cells, config, loaded, data, detector)
@@ -100,13 +103,20 @@ def grid_points(config: RqConfig, loaded: Loaded) -> list[tuple[int, int]]:
     return list(config.evaluation.grid_cells or held)
 
 
-def _baseline_cells(config: RqConfig, detector, loaded: Loaded, data: Data, folder: Path) -> list[Cell]:
-    limit = config.evaluation.baseline_frames
-    indices = range(len(data.val))[:limit]
-    if not len(indices):
+def _baseline_cells(
+    config: RqConfig, detector: FrozenDetector, data: Data, folder: Path, base: Cell | None = None
+) -> list[Cell]:
+    """The baselines, and before them the detector without RQ on the same frames where `base` is not that already."""
+    indices = list(range(len(data.val))[: config.evaluation.baseline_frames])
+    if not indices:
         return []
-    pool = feature_pool(config, detector, data).features
     cells = []
+    if base is None or base.indices != indices:
+        sender = base_sender()
+        key = fingerprint(detector, None, data, indices, config.evaluation.beam, sender.name)
+        own = measured(folder / "beside-baselines", "base", sender, key, config, detector, data, indices)
+        cells.append(replace(own, name=f"base, {len(indices)} frames"))
+    pool = feature_pool(config, detector, data).features
     for sender in baseline_senders(detector, pool):
         key = fingerprint(detector, None, data, indices, config.training.seed, sender.name)
         cells.append(measured(folder, "baseline", sender, key, config, detector, data, indices))
@@ -123,14 +133,14 @@ def _progress(cell: Cell) -> str:
 
 def table(cells: Sequence[Cell]) -> list[list[Any]]:
     """Rows under HEADERS; None where a figure does not exist. The drop is from the base on the same frames."""
-    base = next((cell for cell in cells if cell.kind == "base"), None)
-    return [_row(cell, base) for cell in cells]
+    bases = [cell for cell in cells if cell.kind == "base"]
+    return [_row(cell, next((base for base in bases if base.indices == cell.indices), None)) for cell in cells]
 
 
 def _row(cell: Cell, base: Cell | None) -> list[Any]:
     found, score = cell.found, cell.found.get("map_3d_moderate_r40")
     sizes, ratios, times = found.get("bytes", {}), found.get("ratios", {}), found.get("time", {})
-    whole = base.found.get("map_3d_moderate_r40") if base is not None and base.indices == cell.indices else None
+    whole = base.found.get("map_3d_moderate_r40") if base is not None else None
     drop = whole - score if whole is not None and score is not None else None
     ratio = [ratios.get(name) for name in evaluate.BASES]
     return [cell.name, found.get("bits_per_pillar"), *(sizes.get(key) for key in ("mean", "p50", "p95")),
@@ -174,29 +184,24 @@ def _write_json(path: Path, name: str, cells: Sequence[Cell], config, loaded: Lo
 
 
 def rate_plot(cells: Sequence[Cell], mark: str = "") -> Figure:
-    """Bytes a frame (log axis) against mAP and relMSE: a line for each k, baselines as crosses, `mark` above."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    """Bytes a frame (log axis) against mAP and relMSE: a line for each k, a sign for each baseline, `mark` above."""
+    figure = Figure(figsize=(11.5, 4.2), layout="constrained")
     if mark:
         figure.suptitle(mark, fontsize=9)
     panels = figure.subplots(1, 2)
     for panel, key, label in zip(panels, ("map_3d_moderate_r40", "rel_mse"), ("mAP 3D moderate, R40", "relMSE"),
                                  strict=True):  # fmt: skip
         _draw_rq(panel, cells, key)
-        for cell in cells:
-            if cell.kind == "baseline" and cell.found.get(key) is not None:
-                x, y = cell.found["bytes"]["mean"], cell.found[key]
-                panel.plot([x], [y], "x", color="#5b6472")
-                panel.annotate(cell.name, (x, y), fontsize=6.5, color="#5b6472", xytext=(3, 3),
-                               textcoords="offset points", parse_math=False)  # fmt: skip
-            elif cell.kind == "base" and key != "rel_mse" and cell.found.get(key) is not None:
-                panel.axhline(cell.found[key], color="#1c2330", linewidth=0.9, linestyle="--", label="without RQ")
+        _draw_baselines(panel, cells, key)
+        if key != "rel_mse":
+            _draw_bases(panel, cells, key)
         panel.set(xscale="log", xlabel="bytes a frame", ylabel=label)
         panel.grid(color="#e3e6eb", linewidth=0.8)
-        panel.margins(x=0.12)  # room for the names of baselines
-        panel.legend(fontsize=7.5)
     panels[0].set_ylim(bottom=0, top=max(1.0, panels[0].get_ylim()[1]))
     if any(cell.found["rel_mse"] for cell in cells):
         panels[1].set_yscale("log")
+    figure.legend(*max((panel.get_legend_handles_labels() for panel in panels), key=lambda shown: len(shown[1])),
+                  loc="outside right center", fontsize=7.5)  # fmt: skip
     return figure
 
 
@@ -209,12 +214,33 @@ def _draw_rq(panel: Any, cells: Sequence[Cell], key: str) -> None:
         panel.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3.5, linewidth=1.4, label=f"k = {k}")
 
 
+def _draw_baselines(panel: Any, cells: Sequence[Cell], key: str) -> None:
+    """A sign each, as they stand too close together for names."""
+    baselines = [cell for cell in cells if cell.kind == "baseline"]
+    for cell, sign in zip(baselines, itertools.cycle(SIGNS)):
+        if cell.found.get(key) is not None:
+            panel.plot([cell.found["bytes"]["mean"]], [cell.found[key]], sign, fillstyle="none", color="#5b6472",
+                       label=cell.name)  # fmt: skip
+
+
+def _draw_bases(panel: Any, cells: Sequence[Cell], key: str) -> None:
+    """The detector without RQ: dashed on the frames of the points, dotted on those of baselines that saw fewer."""
+    bases = [cell for cell in cells if cell.kind == "base" and cell.found.get(key) is not None]
+    for cell, style in zip(bases, ("--", ":"), strict=False):
+        panel.axhline(cell.found[key], color="#1c2330", linewidth=0.9, linestyle=style,
+                      label=cell.name.replace("base", "without RQ"))  # fmt: skip
+
+
 def _grid_page(folder: Path, cells: Sequence[Cell], config, loaded: Loaded, data: Data, detector) -> None:
     figure = rate_plot(cells, data.mark)
     figure.savefig(folder / "grid.png", dpi=130)
     report = Report("Rate and accuracy of residual quantization", banner=data.mark or None,
                     subtitle=f"{loaded.path}, {len(data.val)} validation frames")  # fmt: skip
-    report.figure(figure, "Bytes of the whole stream, positions included. Dashed: the detector without quantization.")
+    report.figure(
+        figure,
+        "Bytes of the whole stream, positions included. Dashed: the detector without "
+        "quantization; dotted: the same on the frames of the baselines, where these saw fewer.",
+    )
     report.heading("Table")
     report.table(HEADERS, table(cells), "Ratios are against four bases; above about two codes a pillar the compressed "
                  "cloud is cheaper. 6 bit a point is literature's figure, not measured here.")  # fmt: skip
@@ -273,7 +299,7 @@ def write_training_report(session: Session, rows: Sequence[dict[str, Any]]) -> N
                  f"stage_best: of its epochs, on {len(session.subset)}")  # fmt: skip
     report.heading("Curves")
     metrics = folder / "metrics.jsonl"
-    report.figure(curves(metrics, ["loss", "codebook", "lr", "embed_size"], "Training", split_prefix="train"))
+    report.figure(curves(metrics, ["codebook", "det"], "Training, by epoch of the run", split_prefix="train"))
     keys = (["map"] if session.data.labelled else []) + ["loss", "rel_mse", "global_best"]
     report.figure(curves(metrics, keys, "Validation", split_prefix="val"))
     report.heading("Configuration")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,23 @@ def test_grid_of_some_cells(work, capsys):
     assert [cell["name"] for cell in cells_found] == ["base", "1x2", "2x4"]
     assert command(f"{RUN} --mode grid --rq_ckpt {CKPT} --set evaluation.grid_cells=[[3,2]]") == 2
     assert "3 codebook(s) with 2 embeddings cannot be used" in capsys.readouterr().err
+
+
+def test_baselines_on_fewer_frames_are_held_against_the_detector_on_these(work, capsys):
+    some = "--set evaluation.grid_cells=[[2,4]] --set evaluation.baseline_frames=2"
+    assert command(f"{RUN} --mode grid --rq_ckpt {CKPT} {some}") == 0
+    path = work / "progressive_rq_logs-grid/cells"
+    files = ("base.json", "2x4.json", "beside-baselines/base.json", "int8.json")
+    base, point, own, int8 = (cells.read_cell(path / name) for name in files)
+    own = replace(own, name="base, 2 frames")
+    assert len(base.indices) == len(point.indices) == 3 and own.indices == int8.indices == [0, 1]
+    drops = [row[grid_report.HEADERS.index("drop R40")] for row in grid_report.table([base, point, own, int8])]
+    score = [cell.found["map_3d_moderate_r40"] for cell in (base, point, own, int8)]
+    assert drops == pytest.approx([0, score[0] - score[1], 0, score[2] - score[3]])
+    plot = grid_report.rate_plot([base, point, own, int8])
+    labels = [text.get_text() for text in plot.legends[0].get_texts()]
+    assert labels == ["k = 4", "int8", "without RQ", "without RQ, 2 frames"]
+    assert "base, 2 frames" in capsys.readouterr().out
 
 
 def test_a_damaged_cell_is_told(work, capsys):
