@@ -286,12 +286,12 @@ def shown(found: Detections) -> Detections:
 
 def write_training_report(session: Session, rows: Sequence[dict[str, Any]]) -> None:
     """`<run>/report.html`: plan, the table of stages, curves, configuration."""
-    config, folder = session.config, session.run.path
+    config, folder, stages = session.config, session.run.path, stages_of(session.config)
     report = Report("Progressive residual quantization", banner=session.data.mark or None, subtitle=folder.name)
     best = max(rows, key=lambda row: row["score"])
     report.highlights({"best stage": f"{best['n']}x{best['k']}", session.metric: f"{best['score']:.2f}",
                        "relMSE of the last": f"{rows[-1]['rel_mse']:.4f}"})  # fmt: skip
-    report.text(describe(stages_of(config)))
+    report.text(describe(stages))
     report.heading("Stages")
     names = ["stage", "n", "k", "epochs", "stage_best", "score", "rel_mse"]
     report.table(names, [[row[name] for name in names] for row in rows],
@@ -299,7 +299,9 @@ def write_training_report(session: Session, rows: Sequence[dict[str, Any]]) -> N
                  f"stage_best: of its epochs, on {len(session.subset)}")  # fmt: skip
     report.heading("Curves")
     metrics = folder / "metrics.jsonl"
-    report.figure(curves(metrics, ["codebook", "det"], "Training, by epoch of the run", split_prefix="train"))
+    detects = config.loss_weights.det_weight > 0 and any(stage.epochs > stage.warmup for stage in stages)
+    keys = ["codebook", "det"] if detects else ["codebook"]
+    report.figure(curves(metrics, keys, "Training, by epoch of the run", split_prefix="train"))
     keys = (["map"] if session.data.labelled else []) + ["loss", "rel_mse", "global_best"]
     report.figure(curves(metrics, keys, "Validation", split_prefix="val"))
     report.heading("Configuration")
