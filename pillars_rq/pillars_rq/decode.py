@@ -18,6 +18,7 @@ from torch import Tensor
 from .anchors import BOX_CODE, decode_boxes
 from .boxes import limit_period, nms_rotated
 from .detection_loss import flat_predictions
+from .grid import strictly_inside
 from .network import Predictions
 
 KITTI_LIMIT_M = (0.0, -40.0, -3.0, 70.4, 40.0, 0.0)
@@ -92,4 +93,4 @@ def within(boxes: np.ndarray, limit_m: Sequence[float] | None) -> np.ndarray:
     if limit_m is None:
         return np.ones(len(boxes), bool)
     low, high = np.split(np.asarray(limit_m), 2)
-    return ((boxes[:, :3] > low) & (boxes[:, :3] < high)).all(1)
+    return strictly_inside(boxes, low, high)

@@ -17,7 +17,7 @@ from shared.errors import DataError
 
 from .config import DatasetSettings
 from .embedded import MARK, embedded_root, world_folder
-from .grid import Grid
+from .grid import Grid, strictly_inside
 from .kitti.augmentation import AugmentationSettings
 from .kitti.dataset import Frame, KittiDataset
 from .kitti.infos import FrameInfo
@@ -140,7 +140,7 @@ class Indexed:
 def in_range(points: np.ndarray, grid: Grid) -> np.ndarray:
     """The points (N,4) strictly inside the grid's range: what a codec of the cloud has to send."""
     low, high = np.array(grid.range_m[:3], np.float32), np.array(grid.range_m[3:], np.float32)
-    return points[((points[:, :3] > low) & (points[:, :3] < high)).all(1)]
+    return points[strictly_inside(points, low, high)]
 
 
 def eval_loader(val: KittiDataset, indices: Sequence[int], grid: Grid, *, workers: int, timeout_s: float):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shared.errors import DataError
 
-from .grid import Grid
+from .grid import Grid, strictly_inside
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def _checked(points: Tensor | np.ndarray) -> Tensor:
         raise DataError(
             f"points of shape {tuple(points.shape)}, {points.dtype}: they are (N, 4) float32 = x, y, z, reflectance"
         )
-    bad = int((~torch.isfinite(points)).any(1).sum())
-    if bad:
+    if not torch.isfinite(points).all():
+        bad = int((~torch.isfinite(points)).any(1).sum())
         raise DataError(f"{bad} of {len(points)} points hold NaN or infinity: remove them, or re-extract the file")
     return points
 
@@ -87,7 +87,7 @@ def _checked(points: Tensor | np.ndarray) -> Tensor:
 def _inside(points: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Points strictly inside the range, and the raster index y * W + x of the cell of each."""
     low, high = points.new_tensor(grid.range_m).split(3)
-    points = points[((points[:, :3] > low) & (points[:, :3] < high)).all(1)]
+    points = points[strictly_inside(points, low, high)]
     size = points.new_tensor(grid.voxel_m)
     x, y = ((points[:, :2] - low[:2]) / size[:2]).floor().long().unbind(1)
     within = (x < grid.width) & (y < grid.height)  # float32 may round the last sliver up into a cell that is not there

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pillars_rq.boxes import bev_corners, limit_period, points_in_boxes
+from pillars_rq.grid import strictly_inside
 
 from .database import GroundTruthDatabase
 
@@ -153,7 +154,7 @@ def turn_and_scale(sample: Sample, turn: float, scale: float) -> Sample:
 def keep_in_range(sample: Sample, range_m) -> Sample:
     """Points strictly inside the range, boxes whose centre is inside seen from above; angles into [-pi, pi)."""
     low, high = np.array(range_m[:3]), np.array(range_m[3:])
-    points = sample.points[((sample.points[:, :3] > low) & (sample.points[:, :3] < high)).all(1)]
+    points = sample.points[strictly_inside(sample.points, low, high)]
     kept = ((sample.boxes[:, :2] > low[:2]) & (sample.boxes[:, :2] < high[:2])).all(1)
     boxes = sample.boxes[kept]
     boxes[:, 6] = limit_period(boxes[:, 6], 0.5, 2 * math.pi)

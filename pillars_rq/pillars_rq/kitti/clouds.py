@@ -41,8 +41,8 @@ def read_points(path: Path, expected: int | None = None) -> np.ndarray:
         raise DataError(
             f"{path} holds {len(points):,} points, {expected:,} when it was prepared: run prepare_kitti.py again."
         )
-    broken = ~np.isfinite(points).all(1)
-    if broken.any():
+    if not np.isfinite(points).all():
+        broken = ~np.isfinite(points).all(1)
         raise DataError(
             f"{path}: {broken.sum()} of {len(points):,} points are NaN or infinite, the first is number "
             f"{broken.argmax()}: remove them or re-extract the file."

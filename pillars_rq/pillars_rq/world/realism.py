@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pillars_rq.boxes import points_in_boxes
-from pillars_rq.grid import Grid
+from pillars_rq.grid import Grid, strictly_inside
 from pillars_rq.kitti.calibration import Calibration, boxes_to_lidar, read_calibration
 from pillars_rq.kitti.clouds import in_view, read_points
 from pillars_rq.kitti.labels import Annotations, read_labels
@@ -54,7 +54,7 @@ class Measured:
 
 def measure(points: np.ndarray, labels: Annotations | None, calib: Calibration, grid: Grid) -> Measured:
     """points: the cropped cloud (P,4)."""
-    inside = points[((points[:, :3] > grid.range_m[:3]) & (points[:, :3] < grid.range_m[3:])).all(1)]
+    inside = points[strictly_inside(points, *np.split(np.array(grid.range_m), 2))]
     cells = np.floor((inside[:, :2] - np.float32(grid.range_m[:2])) / np.float32(grid.voxel_m[:2])).astype(np.int64)
     occupied = len(np.unique(cells[:, 1] * grid.width + cells[:, 0]))
     found = (labels if labels is not None else Annotations.empty()).without_dont_care()
