@@ -74,7 +74,7 @@ def digest(plan: Plan, piece: Piece) -> str:
     """Of a piece's config, with all it inherits, and its options."""
     config = read_config(str(plan.config_of(piece.name)))
     content = [config.to_dict(), *plan.options_of(piece)]
-    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -200,6 +200,7 @@ def rate_plot(cells: Sequence[Cell], mark: str = "") -> Figure:
     panels[0].set_ylim(bottom=0, top=max(1.0, panels[0].get_ylim()[1]))
     if any(cell.found["rel_mse"] for cell in cells):
         panels[1].set_yscale("log")
+    # That of the fuller panel: a cloud has no relMSE, and frames without labels have no mAP.
     figure.legend(*max((panel.get_legend_handles_labels() for panel in panels), key=lambda shown: len(shown[1])),
                   loc="outside right center", fontsize=7.5)  # fmt: skip
     return figure

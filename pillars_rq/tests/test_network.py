@@ -180,6 +180,7 @@ def test_scatter_puts_every_feature_in_its_cell_and_exact_zeros_elsewhere():
     b, y, x = batch.coords.unbind(1)
     assert canvas.shape == (2, 5, 16, 24) and torch.equal(canvas[b, :, y, x], features)
     assert (canvas != 0).sum() == features.numel()
+    assert canvas.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_scatter_passes_gradients_back():
