@@ -26,7 +26,7 @@ import numpy as np
 
 from shared import benchmark
 from shared.errors import UserError
-from shared.pieces import time_limit
+from shared.pieces import hold_to, make_folders, time_limit
 from shared.report import Report
 from shared.run import run_command
 from shared.storage import write_atomic
@@ -134,11 +134,16 @@ def _sets(*settings: str) -> tuple[str, ...]:
 
 
 def run_jobs(plan: Plan, jobs: Sequence[Job], deadline: float) -> bool:
-    """Run what is not done yet, until the deadline (time.monotonic); whether everything is done."""
-    done = plan.out / "done"
-    done.mkdir(parents=True, exist_ok=True)
+    """Run what is not done yet, until the deadline (time.monotonic); whether everything is done.
+
+    Raises:
+        UserError: a job failed, or was done with other arguments (another number of books in the same folder).
+    """
+    make_folders(plan.out, "done")
     for number, job in enumerate(jobs, 1):
-        if (done / job.name).exists():
+        record, made = plan.out / "done" / f"{job.name}.json", {"arguments": list(job.argv)}
+        if record.exists():
+            hold_to(record, job.name, made)
             continue
         left = deadline - time.monotonic()
         if left <= 0:
@@ -149,7 +154,7 @@ def run_jobs(plan: Plan, jobs: Sequence[Job], deadline: float) -> bool:
             return False
         if code:
             raise UserError(f"evidence: {job.name} ended with exit code {code}; its own message stands above")
-        write_atomic(done / job.name, json.dumps(job.argv) + "\n")
+        hold_to(record, job.name, made)
     return True
 
 
@@ -192,8 +197,8 @@ def _resampled(plan: Plan, folder: str, name: str) -> dict[str, Any]:
         cell = read_cell(plan.out / folder / "cells" / f"{name}.json")
         if cell is None:
             raise UserError(
-                f"{plan.out / folder / 'cells' / name}.json is missing: remove {plan.out / 'done' / folder} and run "
-                "the same command again"
+                f"{plan.out / folder / 'cells' / name}.json is missing: remove {plan.out / 'done' / folder}.json and "
+                "run the same command again"
             )
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, json.dumps(_resample(plan, cell)) + "\n")

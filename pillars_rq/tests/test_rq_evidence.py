@@ -1,13 +1,18 @@
 """The evidence command in its quick form, and its arithmetic."""
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pillars_rq import evidence
-from pillars_rq.evidence import Scores, falls, jobs_of, models_of, whole_plan
+from pillars_rq.evidence import Job, Scores, falls, jobs_of, models_of, run_jobs, whole_plan
+from shared.errors import UserError
+
+HOUR = time.monotonic() + 3600
 
 
 def test_the_whole_plan_is_what_the_study_needs():
@@ -34,6 +39,15 @@ def test_a_cell_below_a_smaller_one_is_told_only_beyond_its_half_width():
     cells = {(1, 16): Scores(np.array([50.0]), 50 + still), (1, 32): Scores(np.array([48.0]), 48 + noise),
              (2, 16): Scores(np.array([49.5]), 49.5 + noise)}  # fmt: skip
     assert [(one["cell"], one["below"]) for one in falls(cells)] == [("1x32", "1x16")]
+
+
+def test_a_folder_holds_one_study(tmp_path):
+    """Five books asked for where two were trained: refused, not taken for done."""
+    job = Job("nested-0", lambda argv: 0, ("--set", "model.n_codebook=2"))
+    plan = whole_plan(tmp_path, 1)
+    assert run_jobs(plan, [job], HOUR) and run_jobs(plan, [job], HOUR)
+    with pytest.raises(UserError, match="nested-0: its arguments changed"):
+        run_jobs(plan, [replace(job, argv=("--set", "model.n_codebook=5"))], HOUR)
 
 
 @pytest.mark.slow

@@ -78,5 +78,5 @@ def hold_to(record: Path, piece: str, now: Mapping[str, Any], *, finished: bool 
     if changed:
         raise UserError(
             f"{piece}: its {' and '.join(changed)} changed since {record} was written: the comparison would mix two "
-            f"studies. Give the plan another name, or remove {record} and the piece's run"
+            f"studies. Give the plan another name or folder, or remove {record} and the piece's run"
         )
