@@ -46,7 +46,9 @@ class Growth:
     """One way for the work to grow.
 
     what: the work, and what of it grows; unit: of `sizes`, which rise; prepare: size -> the work, ready to be called
-    many times; time_power, memory_power: the exponents that the method should have; why: of exponents other than 1.
+    many times; time_power, memory_power: the exponents that the method should have; why: of exponents other than 1;
+    operations: size -> what the method does, counted. Where these grow slower than the time, an operation takes longer
+    at larger sizes: the machine's doing (caches), not the method's.
     """
 
     what: str
@@ -56,6 +58,7 @@ class Growth:
     time_power: float = 1.0
     memory_power: float = 1.0
     why: str = ""
+    operations: Callable[[int], int] | None = None
 
 
 class Fit(NamedTuple):
@@ -101,16 +104,27 @@ def measure(growth: Growth, rounds: int) -> dict[str, Any]:
     actions = [smallest, *map(growth.prepare, growth.sizes[1:])]
     seconds = [statistics.median(times) for times in zip(*timed_rounds(actions, rounds), strict=True)]
     seen = [rise if rise >= SMALLEST_BYTES else 0 for rise in rises]
+    operations = _counted(growth, seconds) if growth.operations else None
     return {
         "what": growth.what,
         "unit": growth.unit,
-        "why": growth.why,
+        "why": f"{growth.why} ({operations['words']})" if operations else growth.why,
         "sizes": list(growth.sizes),
         "seconds": seconds,
         "peak_bytes": rises,
         "time": judged_fit(growth.sizes, seconds, growth.time_power),
         "memory": judged_fit(growth.sizes, seen, growth.memory_power),
+        "operations": operations,
     }
+
+
+def _counted(growth: Growth, seconds: Sequence[float]) -> dict[str, Any]:
+    """How the operations grow, and what one of them takes at both ends."""
+    counts = [growth.operations(size) for size in growth.sizes]
+    fit = fitted(growth.sizes, counts)
+    first, last = (1e9 * seconds[end] / counts[end] for end in (0, -1))
+    words = f"exponent {fit.exponent:.2f}; {first:.2g} ns each at the smallest size, {last:.2g} at the largest"
+    return {"counts": counts, "exponent": round(fit.exponent, 3), "words": words}
 
 
 def _warmed(smallest: Action, prepare: Callable[[int], Action], size: int) -> Action:
@@ -143,6 +157,8 @@ def described(row: Mapping[str, Any]) -> str:
         verdict = "ABOVE the expected" if fit["above"] else "expected at most"
         parts.append(f"{name} exponent {fit['exponent']:.2f} ± {fit['error']:.2f} (largest sizes "
                      f"{fit['largest_exponent']:.2f}; {verdict} {fit['expected']:g})")  # fmt: skip
+    if row["operations"]:
+        parts.append(row["why"])
     return "; ".join(parts)
 
 

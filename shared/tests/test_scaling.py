@@ -127,6 +127,16 @@ def test_a_row_holds_the_median_and_both_fits(clock):
     assert json.loads(json.dumps(row)) == row
 
 
+def test_operations_tell_a_slower_machine_from_more_work(clock):
+    """Time grows with the square, operations with the size: ten times as long for each at ten times the size."""
+    growth = Growth("w", "things", SIZES, lambda size: lambda: clock.spend(1e-9 * size**2), why="of caches",
+                    operations=lambda size: 2 * size)  # fmt: skip
+    row = measure(growth, rounds=1)
+    assert row["operations"]["counts"] == [20, 40, 100, 200, 400] and row["operations"]["exponent"] == 1.0
+    assert row["why"] == "of caches (exponent 1.00; 5 ns each at the smallest size, 1e+02 at the largest)"
+    assert row["why"] in scaling.described(row)
+
+
 def test_memory_too_small_to_be_seen_has_no_exponent(clock):
     row = measure(Growth("w", "things", SIZES, lambda size: lambda: clock.spend(size)), rounds=1)
     assert row["memory"] is None and row["time"]["exponent"] == pytest.approx(1.0)

@@ -12,18 +12,22 @@ points do: a denser cloud would put more points in the same voxels, and grow les
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from shared.peak_memory import Action
 from shared.scaling import Growth, command
 from voxel_mae.backbone import RMAECMAEBackbonePhase1
 from voxel_mae.grid import Grid
 from voxel_mae.masking import TwoStage, mask_batch, mask_rng
+from voxel_mae.sparse import spconv
 from voxel_mae.voxelize import VoxelBatch, batch_voxels, voxelize
 
 GRID = Grid.construction()
+CACHES = "its multiply-adds grow as the points do, and take longer where the features outgrow the caches"
 POINTS_A_M2, ROUGHNESS_M = 6.0, 0.3
 
 
@@ -55,6 +59,21 @@ def encoded(points: int) -> Action:
     return work
 
 
+def multiply_adds(work: Action) -> int:
+    """Of all sparse convolutions: pairs of neighbours times the channels on both sides."""
+    ops = spconv.ops
+    with mock.patch.object(ops, "indice_conv", wraps=ops.indice_conv) as layers:
+        work()
+    return sum(pairs_of(*call.args) * call.args[1].shape[0] * call.args[1].shape[-1] for call in layers.call_args_list)
+
+
+def pairs_of(
+    features: Tensor, filters: Tensor, table: Tensor, listed: Tensor, sites: int, inverse: bool, subm: bool = False
+) -> int:
+    """Of one layer. A submanifold table lists half of them: the others are their mirrors, and each site with itself."""
+    return 2 * int(listed.sum()) + sites if subm else int(listed.sum())
+
+
 def masked(points: int) -> Action:
     batch = batch_of(points)
     return lambda: mask_batch(batch, GRID, TwoStage(), [mask_rng(0, 0, 0)])
@@ -64,9 +83,10 @@ def growths() -> Sequence[Growth]:
     sizes = (2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
     return [
         Growth("points to voxels", "points", sizes, voxels),
-        Growth("the sparse backbone, forward", "points", sizes[:5], encoded),
+        Growth("the sparse backbone, forward", "points", sizes[:5], encoded, why=CACHES,
+               operations=lambda points: multiply_adds(encoded(points))),
         Growth("a two-stage mask", "points", sizes, masked),
-    ]
+    ]  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shared.testing.benchmarks import ScalingLaws, load_all
+from voxel_mae.sparse import Conv3d, SubM3d, sparse_tensor
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMES = ("real_scans", "masked_step", "occupancy_decoding", "scaling")
@@ -28,6 +29,17 @@ def test_larger_ground_is_not_denser(scripts):
     """Else its points would fall into voxels that are there already, and the work would seem to grow less."""
     few, many = (len(scripts["scaling"].batch_of(points)) / points for points in (2_000, 40_000))
     assert many == pytest.approx(few, rel=0.02) and few > 0.8
+
+
+def test_multiply_adds_are_those_of_the_pairs(scripts):
+    """All pairs of 60 sites of a 6 x 6 x 6 grid, by their distances."""
+    sites = torch.randperm(216, generator=torch.Generator().manual_seed(0))[:60]
+    cells = torch.stack([sites // 36, sites // 6 % 6, sites % 6], 1)
+    x = sparse_tensor(torch.zeros(60, 3), torch.cat([torch.zeros(60, 1), cells], 1).int(), (6, 6, 6), 1)
+    neighbours = int(((cells[:, None] - cells[None]).abs().amax(2) <= 1).sum())
+    assert scripts["scaling"].multiply_adds(lambda: SubM3d(3, 5)(x)) == neighbours * 3 * 5
+    reached = (cells.double() - 2 * torch.cartesian_prod(*[torch.arange(3)] * 3)[:, None]).abs().amax(2) <= 1
+    assert scripts["scaling"].multiply_adds(lambda: Conv3d(3, 5, stride=2)(x)) == int(reached.sum()) * 3 * 5
 
 
 def test_a_masked_step_is_compared_over_frames_and_rounds(scripts):
