@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from shared.errors import DataError
+from shared.npy_files import read_npy
 
 SOUND_M_S = 340.0  # of the official preprocessing, which turns a range into a number of samples
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # format codes of the RIFF header
@@ -106,10 +107,7 @@ def read_npy_pair(left: Path | str, right: Path | str) -> tuple[np.ndarray, int]
 
 
 def _read_ear(path: Path) -> np.ndarray:
-    try:
-        samples = np.load(path, allow_pickle=False).squeeze()
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as an array ({error}): copy it again.") from None
+    samples = read_npy(path, "cannot be read as a .npy array", "copy it again.").squeeze()
     if samples.ndim != 1 or samples.size < 2:
         raise DataError(f"{path} has shape {samples.shape}: one ear's samples (N,) are needed.")
     scale = np.iinfo(samples.dtype).max + 1 if samples.dtype.kind == "i" else 1

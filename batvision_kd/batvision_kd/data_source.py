@@ -27,9 +27,9 @@ SPLITS = ("train", "val", "test")
 MARK = "embedded synthetic data: not a BatVision result"
 BANNER = """
   +----------------------------------------------------------------------------+
-  |  EMBEDDED DATA: no data root is configured (--data_dir), so this run uses  |
-  |  rooms and echoes from this package's own generator.                       |
-  |  Its numbers are not BatVision results.                                    |
+  |  EMBEDDED DATA: rooms and echoes from this package's own generator, no     |
+  |  recordings. Numbers of this run are not BatVision results.                |
+  |  For your own data name its root with --data_dir.                          |
   +----------------------------------------------------------------------------+
 """
 NORMALISATION_SAMPLES = 200  # training recordings from which mean and deviation are measured

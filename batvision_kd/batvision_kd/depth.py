@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, max_pool2d
 
 from shared.errors import DataError
+from shared.npy_files import read_npy
 
 MM = 1000.0
 NEAREST_PLAUSIBLE_M = 0.1  # a whole map nearer than this was not written in millimetres
@@ -34,10 +35,7 @@ def load_depth_m(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     that cannot be millimetres.
     """
     path = Path(path)
-    try:
-        stored = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as a depth map ({error}): copy it again.") from None
+    stored = read_npy(path, "cannot be read as a .npy array", "copy it again.")
     if stored.ndim != 2 or stored.dtype.kind not in "uif" or stored.size == 0:
         raise DataError(f"{path}: {stored.dtype} of shape {stored.shape} is no map (rows, columns) of millimetres.")
     depth, valid = clean_depth(stored / np.float32(MM))

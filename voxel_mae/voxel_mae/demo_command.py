@@ -21,7 +21,7 @@ from shared.run import World, run_command
 from shared.storage import make_folder
 
 from .config import PACKAGE_ROOT
-from .data.clouds import KITTI_FEATURES, NUSCENES_FEATURES, read_cloud
+from .data.clouds import KITTI_FEATURES, NUSCENES_FEATURES, read_cloud, read_table
 from .demo_report import Stage, write_report
 from .pictures import View, detections_figure, frames_figure, occupancy_figure, similarity_figure
 from .viewer import write_viewer
@@ -95,10 +95,7 @@ def columns_of(path: Path) -> tuple[str, ...]:
         return KITTI_FEATURES
     if path.suffix != ".npy":
         return WITHOUT_CLASSES
-    try:
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no .npy table of numbers ({error}): save it with numpy.save as float32.") from None
+    shape = read_table(path).shape
     known = {len(names): names for names in (WITHOUT_CLASSES, KITTI_FEATURES, NUSCENES_FEATURES)}
     if len(shape) != 2 or shape[1] not in known:
         raise DataError(f"{path} is a table of shape {shape}: say with --features what its columns are")

@@ -56,7 +56,7 @@ def find_config(name: Path | str) -> Path:
     path = in_package(name)
     if not path.is_file():
         known = {one.name: one for one in sorted((PACKAGE_ROOT / CONFIGS).rglob("*.yaml"))}
-        close = difflib.get_close_matches(Path(name).name, known, n=1, cutoff=0.4)
+        close = difflib.get_close_matches(Path(name).name, known, n=1)
         hint = f"; did you mean {known[close[0]].relative_to(PACKAGE_ROOT)}?" if close else ""
         raise ConfigError(f"--cfg_file {name}: there is no such file (looked for {path}){hint}")
     return path.resolve()

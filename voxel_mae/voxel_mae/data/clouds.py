@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from shared.errors import DataError
+from shared.npy_files import read_npy
 
 from .pcd import read_pcd
 
@@ -51,15 +52,18 @@ def without_suffix(name: str) -> str | None:
 
 
 def _from_npy(path: Path, features: Sequence[str]) -> np.ndarray:
-    try:
-        table = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path} is no .npy table of numbers ({error}): save it with numpy.save as float32.") from error
-    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.dtype.kind not in "fiu":
-        shape = getattr(table, "shape", "no table")
-        raise DataError(f"{path} holds {shape}, not an N x C table of numbers: save x, y, z (and features) as float32.")
+    table = read_table(path)
+    if table.ndim != 2 or table.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path} holds {table.shape}, not an N x C table of numbers: save x, y, z (and features) as float32."
+        )
     _check_columns(path, table.shape[1], features)
     return table.astype(np.float32)
+
+
+def read_table(path: Path) -> np.ndarray:
+    """What a .npy file holds; DataError for a missing or broken one."""
+    return read_npy(path, "is no .npy table of numbers", "save it with numpy.save as float32.")
 
 
 def _check_columns(path: Path, columns: int, features: Sequence[str]) -> None:

@@ -31,9 +31,9 @@ from ..world import WorldSpec, ensure_world
 MARK = "embedded synthetic data: not a result on real construction sites"
 BANNER = """
   +----------------------------------------------------------------------------+
-  |  EMBEDDED DATA: DATA_CONFIG.DATA_PATH names no data root, so this run uses |
-  |  construction sites from this package's own generator.                     |
-  |  Its numbers are not results on real data.                                 |
+  |  EMBEDDED DATA: construction sites from this package's own generator, no   |
+  |  real LiDAR. Numbers of this run are not results on real sites.            |
+  |  For your own data set DATA_CONFIG.DATA_PATH to its root.                  |
   +----------------------------------------------------------------------------+
 """
 
