@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from shared import benchmark
 from shared.report import LINES, Report
 
+from .experiment_plan import Plan
 from .experiment_results import Findings, as_json, sentences
 
 PACKAGES = ("torch", "numpy", "spconv-cu120", "matplotlib")
+ARM_DISTANCE = 1.03  # between neighbouring arms of one share of labels, on the logarithmic axis
 DOT, BLUE = "#5b6472", "#2f5fd0"
 Drawn = Mapping[str, tuple[Figure, str]]  # {file name: (figure, caption)}
 
@@ -88,10 +90,10 @@ def _seeds(values: Sequence[float]) -> str:
 def draw(found: Findings, data: Mapping[str, Any]) -> Drawn:
     """The plots of a comparison."""
     return {
-        "label_efficiency": (label_efficiency(found, data), "mAP by share of labels. Line: mean over seeds; band: 95 % "
-                             "interval over sequences; dots: seeds."),
-        "differences": (differences(data, found.mark), "Differences in mAP. Line: mean over seeds; band: 95 % "
-                        "interval; dots: seeds."),
+        "label_efficiency": (label_efficiency(found, data), "mAP by share of labels. Large dot: mean over seeds; line: "
+                             "its 95 % interval over sequences; small dots: seeds."),
+        "differences": (differences(found, data), "Differences in mAP. Upright line: mean over seeds; bar: its 95 % "
+                        "interval over sequences; dots: seeds."),
     }  # fmt: skip
 
 
@@ -101,17 +103,19 @@ def label_efficiency(found: Findings, data: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     panel = figure.subplots()
     arms = [arm for arm in plan.arms if len(plan.budgets_of(arm)) > 1] or list(plan.arms)
-    for arm, colour in zip(arms, _colours(len(arms)), strict=True):
+    for number, (arm, colour) in enumerate(zip(arms, _colours(len(arms)), strict=True)):
         budgets = sorted(plan.budgets_of(arm), key=lambda name: plan.budgets[name].percent)
-        percents = [plan.budgets[name].percent for name in budgets]
+        beside = ARM_DISTANCE ** (number - (len(arms) - 1) / 2)
+        places = [plan.budgets[name].percent * beside for name in budgets]
         scores = [data["scores_points"][f"{arm}, {name}"] for name in budgets]
-        panel.plot(percents, [one["mean"] for one in scores], marker="o", color=colour, label=plan.arms[arm].title)
+        panel.plot(places, [one["mean"] for one in scores], marker="o", color=colour, label=plan.arms[arm].title)
         bounds = np.array([[np.nan if one[end] is None else one[end] for end in ("low", "high")] for one in scores])
-        panel.fill_between(percents, *bounds.T, color=colour, alpha=0.12)
-        for percent, one in zip(percents, scores, strict=True):
-            panel.scatter([percent] * len(one["by_seed"]), one["by_seed"], s=10, color=colour, alpha=0.6)
+        panel.vlines(places, *bounds.T, color=colour, lw=1.5)
+        for place, one in zip(places, scores, strict=True):
+            panel.scatter([place] * len(one["by_seed"]), one["by_seed"], s=10, color=colour, alpha=0.6)
     percents = sorted(one.percent for one in plan.budgets.values())
     panel.set_xscale("log")
+    panel.set_xlim(percents[0] / 1.5, percents[-1] * 1.5)
     panel.set_xticks(percents, labels=[f"{value:g} %" for value in percents])
     panel.minorticks_off()
     panel.set_xlabel("labelled train frames")
@@ -122,24 +126,30 @@ def label_efficiency(found: Findings, data: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def differences(data: Mapping[str, Any], mark: str) -> Figure:
+def differences(found: Findings, data: Mapping[str, Any]) -> Figure:
     """A bar for every question."""
-    found = data["differences_points"]
-    figure = Figure(figsize=(7.5, 0.5 * len(found) + 1.2), layout="constrained")
+    rows = data["differences_points"]
+    figure = Figure(figsize=(7.5, 0.5 * len(rows) + 1.2), layout="constrained")
     panel = figure.subplots()
-    for place, one in enumerate(found.values()):
+    for place, one in enumerate(rows.values()):
         if one["low"] is not None:
             panel.hlines(place, one["low"], one["high"], color=BLUE, lw=6, alpha=0.25)
         panel.vlines(one["mean"], place - 0.28, place + 0.28, color=BLUE, lw=2.5)
         panel.scatter(one["per_seed"], [place] * len(one["per_seed"]), s=14, color=DOT, zorder=3)
     panel.axvline(0, color=DOT, lw=0.8)
-    panel.set_yticks(range(len(found)), labels=list(found), fontsize=8, parse_math=False)
+    panel.set_yticks(range(len(rows)), labels=[_pair(found.plan, name) for name in rows], fontsize=8, parse_math=False)
     panel.invert_yaxis()
     panel.set_xlabel("difference in mAP, points", fontsize=9)
     panel.grid(axis="x", alpha=0.3)
     panel.spines[["top", "right", "left"]].set_visible(False)
-    figure.suptitle(mark, fontsize=8, color="#c2364f", parse_math=False)
+    figure.suptitle(found.mark, fontsize=8, color="#c2364f", parse_math=False)
     return figure
+
+
+def _pair(plan: Plan, name: str) -> str:
+    """The two arms of a comparison and their share of labels."""
+    one = plan.comparisons[name]
+    return f"{plan.arms[one.arm].title}\nless {plan.arms[one.against].title}, {plan.budgets[one.budget].percent:g} %"
 
 
 def _colours(count: int) -> list[str]:
