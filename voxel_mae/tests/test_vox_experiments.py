@@ -86,10 +86,12 @@ def test_pretrainings_come_before_the_arms_that_start_from_them():
     assert len({piece.tag for piece in pieces}) == len(pieces)
 
 
-def test_the_headlines_runs_are_the_default_plans():
+def test_what_the_default_and_the_headline_plan_both_train_is_one_run():
     default, headline = read_plan(DEFAULT_PLAN), read_plan(PLANS / "headline.yaml")
-    assert set(headline.pieces()) <= set(default.pieces())
-    for piece in headline.pieces():
+    both = set(headline.pieces()) & set(default.pieces())
+    assert {(piece.name, piece.budget) for piece in both} == {
+        ("rmae", None), ("scratch", "p5"), ("rmae", "p5"), ("rmae_one_lr", "p5")}  # fmt: skip
+    for piece in both:
         assert arguments(headline, piece, Path("output")) == arguments(default, piece, Path("output"))
 
 

@@ -44,6 +44,9 @@ class Budget(Schema):
     split: str  # "{draw}" becomes the seed's draw of sequences
     epochs: Count
 
+    def described(self) -> str:
+        return f"{self.percent:g} %, {self.epochs} epochs"
+
 
 class Arm(Schema):
     """One way to come to a detector."""

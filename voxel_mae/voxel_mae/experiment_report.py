@@ -61,7 +61,7 @@ def _score_table(report: Report, found: Findings, data: Mapping[str, Any]) -> No
     rows = []
     for arm, budget in found.judged:
         one = scores[f"{arm}, {budget}"]
-        rows.append([plan.arms[arm].title, f"{plan.budgets[budget].percent:g} %", one["mean"], _interval(one),
+        rows.append([plan.arms[arm].title, plan.budgets[budget].described(), one["mean"], _interval(one),
                      *(one["by_class"][name] for name in classes), *(one["by_band"][band] for band in bands),
                      _seeds(one["by_seed"])])  # fmt: skip
     report.table(["arm", "labels", "mAP", "95 % interval", *classes, *(f"{band} m" for band in bands), "by seed"], rows,
@@ -98,22 +98,22 @@ def draw(found: Findings, data: Mapping[str, Any]) -> Drawn:
 
 
 def label_efficiency(found: Findings, data: Mapping[str, Any]) -> Figure:
-    """A line for every arm that was trained on more than one budget."""
+    """A line for every arm that was trained on more than one share of labels; where none was, a point for every arm."""
     plan = found.plan
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     panel = figure.subplots()
-    arms = [arm for arm in plan.arms if len(plan.budgets_of(arm)) > 1] or list(plan.arms)
+    arms = [arm for arm in plan.arms if len(_budget_of_share(plan, arm)) > 1] or list(plan.arms)
     for number, (arm, colour) in enumerate(zip(arms, _colours(len(arms)), strict=True)):
-        budgets = sorted(plan.budgets_of(arm), key=lambda name: plan.budgets[name].percent)
+        budgets = _budget_of_share(plan, arm)
         beside = ARM_DISTANCE ** (number - (len(arms) - 1) / 2)
-        places = [plan.budgets[name].percent * beside for name in budgets]
-        scores = [data["scores_points"][f"{arm}, {name}"] for name in budgets]
+        places = [percent * beside for percent in budgets]
+        scores = [data["scores_points"][f"{arm}, {name}"] for name in budgets.values()]
         panel.plot(places, [one["mean"] for one in scores], marker="o", color=colour, label=plan.arms[arm].title)
         bounds = np.array([[np.nan if one[end] is None else one[end] for end in ("low", "high")] for one in scores])
         panel.vlines(places, *bounds.T, color=colour, lw=1.5)
         for place, one in zip(places, scores, strict=True):
             panel.scatter([place] * len(one["by_seed"]), one["by_seed"], s=10, color=colour, alpha=0.6)
-    percents = sorted(one.percent for one in plan.budgets.values())
+    percents = sorted({one.percent for one in plan.budgets.values()})
     panel.set_xscale("log")
     panel.set_xlim(percents[0] / 1.5, percents[-1] * 1.5)
     panel.set_xticks(percents, labels=[f"{value:g} %" for value in percents])
@@ -124,6 +124,12 @@ def label_efficiency(found: Findings, data: Mapping[str, Any]) -> Figure:
     panel.legend(fontsize=8)
     figure.suptitle(found.mark, fontsize=8, color="#c2364f", parse_math=False)
     return figure
+
+
+def _budget_of_share(plan: Plan, arm: str) -> dict[float, str]:
+    """{percent: name}, ascending; of several schedules of one share, the plan's first."""
+    budgets = {plan.budgets[name].percent: name for name in reversed(plan.budgets_of(arm))}
+    return dict(sorted(budgets.items()))
 
 
 def differences(found: Findings, data: Mapping[str, Any]) -> Figure:
@@ -149,7 +155,7 @@ def differences(found: Findings, data: Mapping[str, Any]) -> Figure:
 def _pair(plan: Plan, name: str) -> str:
     """The two arms of a comparison and their share of labels."""
     one = plan.comparisons[name]
-    return f"{plan.arms[one.arm].title}\nless {plan.arms[one.against].title}, {plan.budgets[one.budget].percent:g} %"
+    return f"{plan.arms[one.arm].title}\nless {plan.arms[one.against].title}, {plan.budgets[one.budget].described()}"
 
 
 def _colours(count: int) -> list[str]:
