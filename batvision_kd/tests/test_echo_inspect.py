@@ -57,7 +57,7 @@ DAMAGE = {
     "other rate": (f"{PLACE}/audio/audio_0.wav", lambda p: write_wav(p, np.full((2, 20_000), 0.1), 48_000), "48,000"),
     "picture missing": (f"{PLACE}/camera/camera_0.jpeg", Path.unlink, "is missing"),
     "picture cut": (f"{PLACE}/camera/camera_0.jpeg", cut, "no whole picture"),
-    "depth missing": (f"{PLACE}/depth/depth_0.npy", Path.unlink, "cannot be read"),
+    "depth missing": (f"{PLACE}/depth/depth_0.npy", Path.unlink, "is missing"),
     "depth cut": (f"{PLACE}/depth/depth_0.npy", cut, "cannot be read"),
     "depth in metres": (f"{PLACE}/depth/depth_0.npy", lambda p: np.save(p, np.full((18, 32), 2.5)), "metres"),
     "depth of another shape": (f"{PLACE}/depth/depth_0.npy", lambda p: np.save(p, np.ones(9)), "no map"),
