@@ -82,7 +82,7 @@ def test_nothing_valid_gives_zero_with_finite_gradients(criterion):
         prediction, torch.zeros_like(depth), torch.zeros_like(valid), criterion=criterion, gradient=True
     )
     sum(terms.values()).backward()
-    assert all(float(term) == 0 for term in terms.values())
+    assert all(term.item() == 0 for term in terms.values())
     assert prediction.grad.isfinite().all() and not prediction.grad.any()
 
 
