@@ -26,10 +26,10 @@ import numpy as np
 
 from shared import benchmark
 from shared.errors import UserError
-from shared.pieces import hold_to, make_folders, time_limit
+from shared.pieces import hold_to, make_folders, recorded, time_limit
 from shared.report import Report
 from shared.run import run_command
-from shared.storage import write_atomic
+from shared.storage import sha256_of, write_atomic
 
 from . import base_training, rq_command
 from .base_config import PACKAGE_ROOT
@@ -192,17 +192,17 @@ def scores_of(plan: Plan, name: str, cell: str) -> Scores:
 
 
 def _resampled(plan: Plan, folder: str, name: str) -> dict[str, Any]:
-    path = plan.out / "resampled" / f"{folder}-{name}.json"
-    if not path.exists():
-        cell = read_cell(plan.out / folder / "cells" / f"{name}.json")
-        if cell is None:
-            raise UserError(
-                f"{plan.out / folder / 'cells' / name}.json is missing: remove {plan.out / 'done' / folder}.json and "
-                "run the same command again"
-            )
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, json.dumps(_resample(plan, cell)) + "\n")
-    return json.loads(path.read_text())
+    """From its file, unless the cell has been measured again since."""
+    source, path = plan.out / folder / "cells" / f"{name}.json", plan.out / "resampled" / f"{folder}-{name}.json"
+    cell = read_cell(source)
+    if cell is None:
+        raise UserError(f"{source} is missing: remove {plan.out / 'done' / folder}.json and run the same command again")
+    measured, kept = sha256_of(source), recorded(path)
+    if kept is None or kept.get("cell") != measured:
+        kept = {"cell": measured, **_resample(plan, cell)}
+        make_folders(plan.out, path.parent.name)
+        write_atomic(path, json.dumps(kept) + "\n")
+    return kept
 
 
 def _resample(plan: Plan, cell: Cell) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pillars_rq import evidence
-from pillars_rq.evidence import Job, Scores, falls, jobs_of, models_of, run_jobs, whole_plan
+from pillars_rq.evidence import Job, Scores, falls, jobs_of, models_of, run_jobs, scores_of, whole_plan
 from shared.errors import UserError
 
 HOUR = time.monotonic() + 3600
@@ -48,6 +48,23 @@ def test_a_folder_holds_one_study(tmp_path):
     assert run_jobs(plan, [job], HOUR) and run_jobs(plan, [job], HOUR)
     with pytest.raises(UserError, match="nested-0: its arguments changed"):
         run_jobs(plan, [replace(job, argv=("--set", "model.n_codebook=5"))], HOUR)
+
+
+def test_a_cell_that_was_measured_again_is_resampled_again(tmp_path, monkeypatch):
+    """Of a model trained anew in the same folder no earlier number may come back."""
+    plan, cell = whole_plan(tmp_path, 1), tmp_path / "nested-0-grid/cells/1x16.json"
+    cell.parent.mkdir(parents=True)
+    monkeypatch.setattr(evidence, "read_cell", lambda path: path.read_text() if path.exists() else None)
+    made = []
+    result = {"point": 1.0, "resampled": [2.0]}
+    monkeypatch.setattr(evidence, "_resample", lambda plan, cell: made.append(cell) or result)
+    for content in ("first", "first", "second"):
+        cell.write_text(content)
+        assert scores_of(plan, "nested", "1x16").resampled.tolist() == [[2.0]]
+    assert made == ["first", "second"]
+    cell.unlink()
+    with pytest.raises(UserError, match=r"1x16\.json is missing: remove"):
+        scores_of(plan, "nested", "1x16")
 
 
 @pytest.mark.slow

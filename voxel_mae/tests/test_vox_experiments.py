@@ -1,6 +1,7 @@
 """The comparison: plans, intervals over sequences, planted effects and the words for them, pieces that were changed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,8 @@ from shared.metrics import PairedDifference
 from voxel_mae.evaluation import Evaluation, JudgedFrame
 from voxel_mae.experiment_intervals import Judged, judge, paired, sequence_weights
 from voxel_mae.experiment_plan import DEFAULT_PLAN, PLANS, QUICK_PLAN, Piece, arguments, as_text, read_plan
-from voxel_mae.experiment_results import equality_in_words, in_words, occupancy_in_words
+from voxel_mae.experiment_report import differences, label_efficiency
+from voxel_mae.experiment_results import as_json, equality_in_words, in_words, occupancy_in_words
 from voxel_mae.experiments import Study, run, trained
 from voxel_mae.flags import parse_config
 
@@ -197,6 +199,20 @@ def test_a_planted_effect_is_found_and_written(study):
     assert "R-MAE is better than from scratch" in data["verdict"][0] and data["mark"] == "no real data"
     page = (study.folder / "report.html").read_text()
     assert "no real data" in page and page.count("<img") == 2
+
+
+def test_plots_name_the_arms_and_keep_them_apart(study):
+    """Also where one share of labels has two schedules: the plot by share has the first, the differences both."""
+    long = study.plan.budgets["p20"].model_copy(update={"epochs": 7})
+    plan = study.plan.model_copy(update={"budgets": {**study.plan.budgets, "p20_long": long}})
+    one = plan.comparisons["rmae_20"]
+    plan = plan.model_copy(update={"comparisons": {"a": one, "b": one.model_copy(update={"budget": "p20_long"})}})
+    found = run(replace(study, plan=plan))
+    data = as_json(found)
+    labels = [label.get_text() for label in differences(found, data).axes[0].get_yticklabels()]
+    assert labels == [f"R-MAE\nless from scratch, 20 %, {epochs} epochs" for epochs in (1, 7)]
+    scratch, rmae = (line.get_xdata() for line in label_efficiency(found, data).axes[0].lines)
+    assert len(scratch) == len(rmae) == 2 and (scratch < rmae).all()
 
 
 def test_no_effect_is_said_to_be_none(study):
