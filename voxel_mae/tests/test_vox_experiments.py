@@ -16,7 +16,7 @@ from voxel_mae.experiment_intervals import Judged, judge, paired, sequence_weigh
 from voxel_mae.experiment_plan import DEFAULT_PLAN, PLANS, QUICK_PLAN, Piece, arguments, as_text, read_plan
 from voxel_mae.experiment_report import differences, label_efficiency
 from voxel_mae.experiment_results import as_json, equality_in_words, in_words, occupancy_in_words
-from voxel_mae.experiments import Study, run, trained
+from voxel_mae.experiments import Study, run, train_all, trained
 from voxel_mae.flags import parse_config
 
 CLASSES = ("dumptruck", "excavator", "grader", "roller")
@@ -227,6 +227,21 @@ def test_arms_start_from_the_pretraining_of_their_own_seed(study):
     starts = dict(study.bench.asked)
     assert starts["p20-rmae-seed3"] == "pre-rmae-seed3" and starts["p20-scratch-seed3"] is None
     assert len(study.bench.asked) == len(study.plan.pieces())
+
+
+def test_seeds_trained_apart_are_found_by_the_whole_comparison(study):
+    train_all(study, [1, 3])
+    apart = list(study.bench.asked)
+    assert {tag[-1] for tag, _ in apart} == {"1", "3"} and not (study.folder / "experiments.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in study.bench.folder.iterdir()}
+    assert len(run(study).judged["rmae", "p20"]) == 5
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items()), "trained once"
+
+
+def test_a_seed_that_the_plan_has_not_is_refused(study):
+    with pytest.raises(UserError, match=r"--seeds 7: plan experiments_quick has seeds 0, 1, 2, 3, 4"):
+        train_all(study, [1, 7])
+    assert not study.bench.asked and not study.folder.exists()
 
 
 def test_a_piece_that_changed_is_refused(study):

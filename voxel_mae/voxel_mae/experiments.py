@@ -5,6 +5,11 @@
 Every piece is an ordinary run of tools/ (its folder: output/.../<plan>-<piece>); what is finished is not trained again,
 what was cut continues where it was, and what changed since is refused. After --minutes the command saves and ends with
 143: run it again until it ends with 0. results/<plan>/: experiments.json, report.html, figures/, pieces/.
+
+A training keeps about one core busy (spconv on a CPU), so give every core its seeds, then ask for the report:
+
+    python -m voxel_mae.experiments --seeds 0 2 & python -m voxel_mae.experiments --seeds 1; wait
+    python -m voxel_mae.experiments
 """
 
 import argparse
@@ -16,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.errors import UserError
 from shared.pieces import add_plan_options, hold_to, make_folders, plan_file, time_limit
 from shared.run import run_command
 
@@ -36,7 +42,6 @@ class Study:
 
 def run(study: Study) -> Findings:
     """Train, judge and report what is not there yet. UserError: a piece changed since it was recorded."""
-    make_folders(study.folder, "pieces", "figures")
     made = train_all(study)
     found = findings(study)
     write_results(found, study.folder)
@@ -44,10 +49,15 @@ def run(study: Study) -> Findings:
     return found
 
 
-def train_all(study: Study) -> dict[Piece, Path]:
-    """The last checkpoint of every piece, pretrainings first."""
+def train_all(study: Study, seeds: Sequence[int] | None = None) -> dict[Piece, Path]:
+    """The last checkpoint of every piece of these seeds (None: all), pretrainings first. UserError: no such seed."""
+    if unknown := sorted(set(seeds or ()) - set(study.plan.seeds)):
+        raise UserError(
+            f"--seeds {unknown[0]}: plan {study.plan.name} has seeds {', '.join(map(str, study.plan.seeds))}"
+        )
+    make_folders(study.folder, "pieces", "figures")
     made: dict[Piece, Path] = {}
-    pieces = study.plan.pieces()
+    pieces = [piece for piece in study.plan.pieces() if seeds is None or piece.seed in seeds]
     for number, piece in enumerate(pieces, start=1):
         start = None if piece.budget is None else study.plan.arms[piece.name].pretraining
         weights = None if start is None else made[Piece(start, None, piece.seed)]
@@ -93,6 +103,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add_plan_options(parser, "--plan", str(DEFAULT_PLAN.relative_to(PLANS.parent)), "a few small frames, one epoch")
+    only = "train only these seeds of the plan and write no report: one process per core, then the command without it"
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help=only)
     parser.add_argument("--output_dir", type=Path, default=Path("output"), help="root of the runs (default: output)")
     parser.add_argument("--results_dir", type=Path, default=PACKAGE_ROOT / "results", help="default: results/")
     return parser.parse_args(argv)
@@ -108,8 +120,13 @@ def _execute(args: argparse.Namespace) -> int:
     from .experiment_work import Bench  # torch and spconv: not for --help
 
     plan = read_plan(plan_file(args, "--plan", DEFAULT_PLAN, QUICK_PLAN))
+    study = Study(plan, Bench(plan, args.output_dir), args.results_dir / plan.name)
     with time_limit(args.minutes):
-        run(Study(plan, Bench(plan, args.output_dir), args.results_dir / plan.name))
+        if args.seeds:
+            made = train_all(study, args.seeds)
+            print(f"experiments: {len(made)} pieces; without --seeds the same command judges and reports", flush=True)
+        else:
+            run(study)
     return 0
 
 
