@@ -97,6 +97,13 @@ def test_what_the_default_and_the_headline_plan_both_train_is_one_run():
         assert arguments(headline, piece, Path("output")) == arguments(default, piece, Path("output"))
 
 
+def test_the_full_plan_asks_all_that_the_default_asks_with_more_of_everything():
+    default, full = read_plan(DEFAULT_PLAN), read_plan(PLANS / "full.yaml")
+    assert set(default.comparisons) < set(full.comparisons) and set(full.budgets) - set(default.budgets) == {"p20"}
+    assert set(default.seeds) < set(full.seeds) and full.pretrain_epochs == 2 * default.pretrain_epochs
+    assert full.name != default.name and full.world == default.world
+
+
 def test_the_maskings_compared_are_what_their_names_say():
     plan = read_plan(DEFAULT_PLAN)
     kinds = {name: parse_config(piece.program, arguments(plan, piece, Path("output"))).experiment
@@ -116,11 +123,13 @@ def test_each_seed_draws_its_own_label_budget():
 @pytest.mark.parametrize("change, word", [
     ({"arms": {"rmae": {"title": "x", "pretraining": "none"}}}, "pretraining 'none'"),
     ({"comparisons": {"a": {"arm": "rmae", "against": "rmae", "budget": "p7", "question": "?"}}}, "p7"),
-    ({"seeds": [1, 1]}, "each one once"), ({"iou": {"grader": 0.5}}, "one value for each"),
+    ({"seeds": [1, 1]}, "each one once"), ({"iou": {"loader": 0.5}}, "one value for each"),
     ({"world": {"sequences": 3}}, "sequences"), ({"batch_sise": 3}, "batch_sise"),
+    ({"over": "nothing.yaml"}, "cannot read.*nothing.yaml"), ({"over": "plan.yaml"}, "laid over itself"),
+    ({"over": 3}, "over = 3"),
 ])  # fmt: skip
 def test_a_wrong_plan_is_named(tmp_path, change, word):
-    content = yaml.safe_load(QUICK_PLAN.read_text()) | change
+    content = yaml.safe_load(QUICK_PLAN.read_text()) | {"over": str(PLANS / "common/sites.yaml")} | change
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match=word):
         read_plan(tmp_path / "plan.yaml")

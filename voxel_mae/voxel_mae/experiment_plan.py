@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from shared.config import Schema, load_config
+from shared.config import Schema, load_config, merged
 from shared.errors import ConfigError
 
 from .config import CLASSES, PACKAGE_ROOT
@@ -70,6 +70,7 @@ class Plan(Schema):
     """A comparison. Settings are dotted keys of the configuration files and their values, as for --set."""
 
     name: Name
+    over: str | None = None  # the file, counted from this one, that the plan is laid over
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     world: dict[str, Any] = Field(default_factory=dict)  # fields of world.WorldSpec
     data_path: str | None = None  # a data root instead of the embedded world
@@ -190,10 +191,20 @@ def as_text(value: Any) -> str:
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan from YAML. ConfigError that lists every wrong entry, those of the world included."""
-    plan = load_config(Plan, [path])
+    """A plan from YAML, laid over the file it names. ConfigError that lists every wrong entry, the world's included."""
+    plan = load_config(Plan, _layers(path))
     try:
         WorldSpec(**plan.world)
     except TypeError as error:
         raise ConfigError(f"{path}: world: {error}") from None
     return plan
+
+
+def _layers(path: Path) -> list[Path]:
+    """The files that a plan consists of, the lowest first."""
+    layers = [path]
+    while isinstance(over := merged(layers[:1]).get("over"), str):
+        layers.insert(0, layers[0].parent / over)
+        if layers[0].resolve() in {layer.resolve() for layer in layers[1:]}:
+            raise ConfigError(f"{path}: over: {layers[0]} is laid over itself")
+    return layers
