@@ -92,7 +92,7 @@ def test_what_the_default_and_the_headline_plan_both_train_is_one_run():
     default, headline = read_plan(DEFAULT_PLAN), read_plan(PLANS / "headline.yaml")
     both = set(headline.pieces()) & set(default.pieces())
     assert {(piece.name, piece.budget) for piece in both} == {
-        ("rmae", None), ("scratch", "p5"), ("rmae", "p5"), ("rmae_one_lr", "p5")}  # fmt: skip
+        ("rmae", None), ("scratch", "p5"), ("rmae", "p5")}  # fmt: skip
     for piece in both:
         assert arguments(headline, piece, Path("output")) == arguments(default, piece, Path("output"))
 
