@@ -137,8 +137,8 @@ def test_waiting_for_data_is_counted_and_told(loop, work):
 
         batches_of = module.batches_of
 
-        def late(loader):
-            for batch in batches_of(loader):
+        def late(*asked):
+            for batch in batches_of(*asked):
                 time.sleep(0.3)
                 yield batch
 

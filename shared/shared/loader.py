@@ -1,7 +1,8 @@
 """Feeding batches from worker processes, so that a worker's trouble is told by sample and never hangs the run.
 
 Batch samplers yield lists of keys (an index, or (epoch, index)). `make_loader` remembers which keys were sent;
-`iterate` waits for each batch and, when a worker raised, died or hangs, names the samples it was reading.
+`iterate` waits for each batch and, when a worker raised, died or hangs, names the samples it was reading. With `then`
+the workers begin the next epoch when the last batch of this one is out, while it is trained on and judged.
 """
 
 import atexit
@@ -29,20 +30,25 @@ from .errors import DataError, UserError
 POLL_S = 1.0  # how often a wait for a batch looks at the workers' health
 PATIENCE_S = 10.0  # how long a wait may still last once a signal asked the run to end
 SHOWN_KEYS = 8
+Position = tuple[int, int]  # epoch, batch
 
 
 class _RememberingSampler:
-    """A batch sampler that keeps the keys of the batches under way, oldest first."""
+    """A batch sampler that keeps the keys of the batches under way, oldest first, and which pass was begun early."""
 
     def __init__(self, batch_sampler: Iterable[list]):
         self.batch_sampler = batch_sampler
         self.sent: deque[list] = deque()
+        self.all_sent = False
+        self.ahead: Position | None = None  # where the pass begins that nobody has asked for yet
 
     def __iter__(self) -> Iterator[list]:
         self.sent.clear()
+        self.all_sent = False
         for keys in self.batch_sampler:
             self.sent.append(keys)
             yield keys
+        self.all_sent = True
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
@@ -99,12 +105,21 @@ def _end_with(parent: int) -> None:
     os._exit(0)
 
 
-def iterate(loader: DataLoader, describe: Callable[[Sequence], str] | None = None) -> Iterator[Any]:
+def iterate(
+    loader: DataLoader,
+    describe: Callable[[Sequence], str] | None = None,
+    *,
+    at: Position | None = None,
+    then: Position | None = None,
+) -> Iterator[Any]:
     """The batches of one pass over a loader made by `make_loader`.
 
     Args:
         describe: turns the keys of a batch into the names of its samples, for messages; without it, the data set's
             `names_of(keys)`, or else the keys themselves, of the first few.
+        at: (epoch, batch) where the pass begins, by the batch sampler's `set_position`; None: where that one stands.
+        then: (epoch, batch) of the next pass, which the workers begin as soon as this one's last batch is out. It is
+            used if the next call asks for it with `at`, and dropped otherwise.
 
     Raises:
         UserError: as the dataset raised it, with the samples' names added.
@@ -113,7 +128,10 @@ def iterate(loader: DataLoader, describe: Callable[[Sequence], str] | None = Non
         Interrupted: a signal waits and no batch has come for `PATIENCE_S`.
     """
     describe = describe or partial(_show, names_of=getattr(loader.dataset, "names_of", _plain))
-    batches = _start(loader)
+    sampler = loader.batch_sampler
+    begun = at is not None and at == sampler.ahead and loader._iterator is not None
+    batches = loader._iterator if begun else _start(loader, at)
+    sampler.ahead = None
     while True:
         try:
             batch = _next(batches, loader.timeout)
@@ -123,12 +141,19 @@ def iterate(loader: DataLoader, describe: Callable[[Sequence], str] | None = Non
             if signals.stop_requested() and _dead_workers(batches):
                 signals.stop()  # the signal reached a worker before it had learnt to ignore it
             raise _explained(error, batches, loader, describe) from error
-        loader.batch_sampler.sent.popleft()
+        sampler.sent.popleft()
+        if then is not None and loader.num_workers and sampler.all_sent and not sampler.sent:
+            _start(loader, then)
+            sampler.ahead = then
+            yield batch
+            return
         yield batch
 
 
-def _start(loader: DataLoader) -> Iterator[Any]:
+def _start(loader: DataLoader, at: Position | None) -> Iterator[Any]:
     """torch's SIGCHLD handler would raise wherever the main thread happens to be; we look at the workers instead."""
+    if at is not None:
+        loader.batch_sampler.batch_sampler.set_position(*at)
     earlier, kept = signal.getsignal(signal.SIGCHLD), loader._iterator
     if kept is not None:
         kept._timeout = loader.timeout  # between passes the workers may still be busy with abandoned batches

@@ -98,11 +98,11 @@ class Loop:
     def batches(self, loader) -> Iterator[Any]:
         """The batches of this epoch still to do. A signal waits for the end of the step that it interrupts, and the
         newest step is saved before it ends the run."""
-        self.sampler.set_position(self.epoch, self.batch)
         self.started += time.perf_counter() - self.paused
+        then = (self.epoch + 1, 0) if self.epoch + 1 < self.settings.epochs else None
         with run_module.deferred():
             try:
-                for batch in self.clock.timed(run_module.iterate(loader)):
+                for batch in self.clock.timed(run_module.iterate(loader, at=(self.epoch, self.batch), then=then)):
                     self.batch += 1
                     yield batch
             except run_module.Interrupted:  # the loader gave up waiting for data; other ranks are not here to save

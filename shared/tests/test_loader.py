@@ -81,6 +81,59 @@ def test_an_abandoned_pass_does_not_disturb_the_next():
     assert len(list(run.iterate(loader))) == 6
 
 
+# --- reading ahead ----------------------------------------------------------------------------------------------------
+
+
+def passes(samples, workers, *asked):
+    """The values of several passes, each asked for as (at, then); and where the workers stood after each."""
+    loader = run.make_loader(Samples(), Batches(samples), workers=workers)
+    seen = [torch.stack(list(run.iterate(loader, at=at, then=then))) for at, then in asked]
+    return seen, loader
+
+
+@pytest.mark.parametrize("samples", [4, 16, 20, 40])  # passes shorter and longer than what the workers hold
+def test_reading_ahead_changes_no_batch(samples):
+    epochs = [((epoch, 0), (epoch + 1, 0) if epoch < 2 else None) for epoch in range(3)]
+    plain, _ = passes(samples, 0, *((at, None) for at, _ in epochs))
+    for workers in (0, 2):
+        ahead, loader = passes(samples, workers, *epochs)
+        assert all(torch.equal(one, other) for one, other in zip(plain, ahead, strict=True))
+        assert loader.batch_sampler.ahead is None
+
+
+def test_the_workers_begin_the_next_epoch_with_the_last_batch():
+    loader = loader_of()
+    batches = run.iterate(loader, at=(0, 0), then=(1, 0))
+    for number, _ in enumerate(batches, start=1):
+        begun = {epoch for keys in loader.batch_sampler.sent for epoch, _ in keys}
+        assert begun == ({1} if number == 6 else {0})
+    assert [keys[0] for keys in loader.batch_sampler.sent] == [(1, 4 * n) for n in range(4)]
+
+
+@pytest.mark.parametrize("at", [None, (1, 3), (2, 0)], ids=["where it stands", "inside", "another epoch"])
+def test_a_pass_that_is_not_the_one_begun_early_is_read_anew(at):
+    loader = loader_of()
+    list(run.iterate(loader, at=(0, 0), then=(1, 0)))
+    expected = at or (1, 0)
+    (first, *_) = found = list(run.iterate(loader, at=at))
+    assert first[0] == run.sample_rng(0, expected[0], 4 * expected[1]).random() and len(found) == 6 - expected[1]
+
+
+def test_workers_started_anew_between_epochs_are_asked_anew():
+    loader = loader_of()
+    list(run.iterate(loader, at=(0, 0), then=(1, 0)))
+    loader._iterator = None  # as MMEngine's hooks do when they exchange a pipeline
+    assert len(list(run.iterate(loader, at=(1, 0)))) == 6
+
+
+def test_a_worker_that_dies_reading_ahead_is_told_with_its_samples():
+    loader = loader_of({0: lambda: time.sleep(60)})
+    list(run.iterate(loader, at=(0, 1), then=(1, 0)))
+    os.kill(workers_of(loader)[0], signal.SIGKILL)
+    with pytest.raises(DataError, match=r"died while reading the samples image000.jpg"):
+        list(run.iterate(loader, describe, at=(1, 0)))
+
+
 def test_a_slow_batch_is_waited_for():
     started = time.monotonic()
     assert len(list(run.iterate(loader_of({9: lambda: time.sleep(1.4)})))) == 6

@@ -41,7 +41,7 @@ def training(tmp_path):
     """training(folder, sampler=, batches=, **changes of the settings) -> the finished (or cut) Loop."""
     opened = []
 
-    def train(name, *, sampler=None, at_batch=None, before_close=None, world=None, **changed):
+    def train(name, *, sampler=None, at_batch=None, before_close=None, world=None, workers=0, **changed):
         run.seed_everything(3)
         world = world or run.World()
         folder = run.RunFolder.open(tmp_path, name=name, config_hash="01", config_yaml="seed: 3\n", stages=("a",),
@@ -56,7 +56,7 @@ def training(tmp_path):
                     weights={"square": 1.0, "size": 0.1}, sampler=sampler, settings=LoopSettings(**settings),
                     ema=Ema(model, 0.9), criterion=criterion)  # fmt: skip
         train.loop = loop
-        loader = run.make_loader(Samples(), sampler, workers=0)
+        loader = run.make_loader(Samples(), sampler, workers=workers)
         loop.resume()
         try:
             for _ in loop.epochs():
@@ -128,6 +128,21 @@ def test_a_run_cut_at_every_start_ends_as_if_uncut(training):
         except Cut:
             assert training.loop.steps_done == start + 1 or training.loop.epoch
     assert differences(whole, end) == []
+
+
+def test_workers_read_ahead_of_every_epoch_but_the_last(training, monkeypatch):
+    asked, original = [], run.iterate
+
+    def noted(loader, **how):
+        asked.append((how["at"], how["then"]))
+        return original(loader, **how)
+
+    monkeypatch.setattr(run, "iterate", noted)
+    with pytest.raises(Cut):
+        training("ahead", workers=1, at_batch=cut_after(BATCHES + 2))
+    ahead = end_of(training("ahead", workers=1))
+    assert asked == [((0, 0), (1, 0)), ((1, 0), None), ((1, 2), None)]
+    assert differences(end_of(training("whole")), ahead) == []
 
 
 def test_dropout_makes_random_states_matter(training, monkeypatch):
@@ -290,8 +305,8 @@ def test_a_signal_during_a_hopeless_wait_for_data(training, monkeypatch, batches
     """The loader gives up: between two steps the newest is saved, inside one the last regular save stands."""
     original = run.iterate
 
-    def hanging(loader, describe=None):
-        for number, batch in enumerate(original(loader, describe)):
+    def hanging(loader, **asked):
+        for number, batch in enumerate(original(loader, **asked)):
             if number == batches:
                 send()
                 run.stop()  # as `iterate` does when a signal waits and no batch comes

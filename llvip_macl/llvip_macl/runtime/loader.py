@@ -15,7 +15,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
 from torch.utils.data import BatchSampler, DataLoader
 
 from shared.errors import ConfigError
-from shared.loader import iterate, make_loader
+from shared.loader import Position, iterate, make_loader
 
 TIMEOUT_S = 120.0
 SHOWN = 8  # samples that a message names
@@ -56,12 +56,12 @@ class TellingBatches:
         return len(self.loader)
 
 
-def batches_of(loader: DataLoader) -> Iterator[Any]:
+def batches_of(loader: DataLoader, at: Position | None = None, then: Position | None = None) -> Iterator[Any]:
     """One pass over a loader; a worker that dies, hangs or raises is told with the paths of the samples it read.
 
-    Raises as `shared.loader.iterate`.
+    at, then: (epoch, batch) of this pass and of the one to be begun early. Raises as `shared.loader.iterate`.
     """
-    return iterate(loader, names_by(loader.dataset))
+    return iterate(loader, names_by(loader.dataset), at=at, then=then)
 
 
 def names_by(dataset: Any) -> Callable[[Sequence], str]:
@@ -125,8 +125,3 @@ def _collate(chosen: Any) -> Any:
     rest = dict(chosen)
     function = rest.pop("type")
     return partial(FUNCTIONS.get(function) if isinstance(function, str) else function, **rest)
-
-
-def positioned(loader: DataLoader) -> PositionedBatches:
-    """The batch sampler of a loader that `build_loader` made."""
-    return loader.batch_sampler.batch_sampler

@@ -24,7 +24,7 @@ from shared.errors import CheckpointError, NonFiniteError
 from shared.metrics import RunningMeans
 
 from .checkpoints import plain
-from .loader import batches_of, positioned
+from .loader import batches_of
 from .schedules import warmup_warning
 
 SMALLEST_SCALE = 1e-3  # of float16's loss scaling: below it every gradient overflows, which is no accident any more
@@ -103,9 +103,9 @@ class PairedEpochLoop(EpochBasedTrainLoop):
             wrapper.initialize_count_status(self.runner.model, self.batch, len(self.dataloader))
 
     def _batches(self) -> Iterator[Any]:
-        positioned(self.dataloader).set_position(self._epoch, self.batch)
+        then = (self._epoch + 1, 0) if self._epoch + 1 < self._max_epochs else None
         try:
-            yield from self.clock.timed(batches_of(self.dataloader))
+            yield from self.clock.timed(batches_of(self.dataloader, (self._epoch, self.batch), then))
         except run_module.Interrupted:  # the loader gave up waiting for data; other processes are not here to save
             if self.runner.world.size == 1 and self.batch:
                 self.runner.save_now()
