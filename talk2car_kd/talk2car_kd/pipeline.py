@@ -4,6 +4,7 @@ all = [teacher,] 1, 2, test    (teacher: only in the embedded world)
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from shared import run as run_module
 from shared.config import config_hash, load_config, merged, to_yaml
+from shared.embedded_world import is_embedded
 from shared.errors import CheckpointError, ConfigError, DataError
 
 from .config import ABLATION, DEFAULT, EMBEDDED, Config
@@ -26,8 +28,8 @@ NOT_HASHED = (
 )  # fmt: skip
 BANNER = """
   +----------------------------------------------------------------------------+
-  |  EMBEDDED DATA: no data root is configured (data.coco_root and             |
-  |  data.talk2car_root are null), so this run draws its own small world.      |
+  |  EMBEDDED DATA: this run uses a small world that this package draws        |
+  |  itself (data.coco_root and data.talk2car_root are null, or lie in one).   |
   |  Its numbers are not Talk2Car results.                                     |
   +----------------------------------------------------------------------------+
 """
@@ -76,7 +78,8 @@ def parse(argv: Sequence[str] | None = None) -> Request:
 
 
 def resolve(request: Request) -> Config:
-    """default.yaml < embedded.yaml (both roots null) < ablate.yaml (--stage ablate) < --config < --set."""
+    """default.yaml < embedded.yaml (both roots null) < ablate.yaml (--stage ablate) < --config < --set; roots that lie
+    in an embedded world bring its mark, unless there is one."""
     roots = merged([DEFAULT, *request.configs], request.overrides)["data"]
     unset = [key for key in ("coco_root", "talk2car_root") if roots.get(key) is None]
     if len(unset) == 1:
@@ -86,7 +89,18 @@ def resolve(request: Request) -> Config:
         )
     embedded = [EMBEDDED] if unset else []
     ablation = [ABLATION] if request.stage == "ablate" else []
-    return load_config(Config, [DEFAULT, *embedded, *ablation, *request.configs], request.overrides)
+    files = [DEFAULT, *embedded, *ablation, *request.configs]
+    config = load_config(Config, files, request.overrides)
+    if config.data.mark or not is_synthetic(config):
+        return config
+    mark = json.dumps(merged([EMBEDDED])["data"]["mark"])
+    return load_config(Config, files, [*request.overrides, f"data.mark={mark}"])
+
+
+def is_synthetic(config: Config) -> bool:
+    """Whether a data root is null, or lies in an embedded world."""
+    roots = [in_package(root) for root in (config.data.coco_root, config.data.talk2car_root) if root is not None]
+    return config.embedded or any(is_embedded(folder) for root in roots for folder in (root, *root.parents))
 
 
 def stages_of(request: Request, config: Config) -> list[str]:
@@ -117,7 +131,7 @@ def execute(request: Request) -> int:
     if request.stage in NEEDS_MODEL:
         request = with_model(request, config)
     with run_module.world_from_environment(config.training.device) as world:
-        if config.embedded and world.is_main:
+        if is_synthetic(config) and world.is_main:
             run_module.announce(BANNER)
         with open_run(request, config, world) as run:
             run_stages(request, config, world, run)
@@ -190,7 +204,8 @@ def run_stages(request: Request, config: Config, world, run: run_module.RunFolde
 def _data_record(config: Config) -> str | dict[str, str]:
     if config.embedded:
         return "embedded"
-    return {"coco": str(config.data.coco_root), "talk2car": str(config.data.talk2car_root)}
+    roots = {"coco": str(config.data.coco_root), "talk2car": str(config.data.talk2car_root)}
+    return {**roots, "mark": config.data.mark} if config.data.mark else roots
 
 
 def _perform(stage: str, ctx: Context, request: Request) -> None:

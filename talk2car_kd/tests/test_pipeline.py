@@ -340,6 +340,20 @@ def test_later_files_win_and_set_wins_over_all(tmp_path, capsys):
     assert (swapped.stage2.epochs, swapped.stage2.lr) == (3, 1e-4)
 
 
+def test_an_embedded_world_named_as_data_keeps_its_mark(finished, tmp_path):
+    def resolved(root, *more):
+        roots = [f"data.coco_root={root / 'coco'}", f"data.talk2car_root={root / 'talk2car'}", *more]
+        return pipeline.resolve(pipeline.parse([part for one in roots for part in ("--set", one)]))
+
+    (mark_file,) = finished.rglob("world.json")
+    config = resolved(mark_file.parent)
+    assert config.data.mark == "embedded synthetic data: not a Talk2Car result" and not config.embedded
+    assert pipeline.is_synthetic(config) and pipeline._data_record(config)["mark"] == config.data.mark
+    assert resolved(mark_file.parent, "data.mark=mine").data.mark == "mine"
+    real = resolved(tmp_path)
+    assert real.data.mark == "" and not pipeline.is_synthetic(real) and "mark" not in pipeline._data_record(real)
+
+
 def test_the_resolved_configuration_is_kept_with_the_run(finished):
     (run,) = runs(finished)
     text = (run / "config.yaml").read_text()
