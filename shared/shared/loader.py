@@ -157,7 +157,12 @@ def _start(loader: DataLoader, at: Position | None) -> Iterator[Any]:
     earlier, kept = signal.getsignal(signal.SIGCHLD), loader._iterator
     if kept is not None:
         kept._timeout = loader.timeout  # between passes the workers may still be busy with abandoned batches
-    batches = iter(loader)
+    try:
+        batches = iter(loader)
+    except RuntimeError as error:
+        if kept is None:
+            raise
+        raise _died("between two passes", error) from error
     if threading.current_thread() is threading.main_thread() and earlier is not None:
         torchs = getattr(earlier, "__module__", None) == signal_handling.__name__  # left by a loader that is not ours
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if torchs else earlier)
@@ -200,15 +205,16 @@ def _explained(error: Exception, batches: Iterator, loader: DataLoader, describe
         _kill_workers(batches._workers)
         return DataError(f"a data loading worker hangs: {error}, {where}. Look at these files and at their disk.")
     if _dead_workers(batches):
-        return DataError(
-            f"a data loading worker died {where} ({_first_line(error)}). "
-            "Often memory ran out: use fewer workers or smaller batches; else look at these files."
-        )
+        return _died(where, error)
     return RuntimeError(f"{where}: {error}")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _died(where: str, error: Exception) -> DataError:
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return DataError(
+        f"a data loading worker died {where} ({first_line}). "
+        "Often memory ran out: use fewer workers or smaller batches; else look at the files it read."
+    )
 
 
 def _dead_workers(batches: Iterator) -> set[int]:

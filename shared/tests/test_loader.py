@@ -126,6 +126,14 @@ def test_workers_started_anew_between_epochs_are_asked_anew():
     assert len(list(run.iterate(loader, at=(1, 0)))) == 6
 
 
+def test_a_worker_that_dies_between_two_passes_is_told():
+    loader = loader_of()
+    list(run.iterate(loader, at=(0, 0)))
+    os.kill(workers_of(loader)[0], signal.SIGKILL)
+    with pytest.raises(DataError, match="died between two passes"):
+        list(run.iterate(loader, at=(1, 0), then=(2, 0)))
+
+
 def test_a_worker_that_dies_reading_ahead_is_told_with_its_samples():
     loader = loader_of({0: lambda: time.sleep(60)})
     list(run.iterate(loader, at=(0, 1), then=(1, 0)))
