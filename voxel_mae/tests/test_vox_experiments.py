@@ -92,7 +92,7 @@ def test_what_the_default_and_the_headline_plan_both_train_is_one_run():
     default, headline = read_plan(DEFAULT_PLAN), read_plan(PLANS / "headline.yaml")
     both = set(headline.pieces()) & set(default.pieces())
     assert {(piece.name, piece.budget) for piece in both} == {
-        ("rmae", None), ("scratch", "p5"), ("rmae", "p5")}  # fmt: skip
+        ("rmae", None), ("scratch", "p5_long"), ("rmae", "p5_long")}  # fmt: skip
     for piece in both:
         assert arguments(headline, piece, Path("output")) == arguments(default, piece, Path("output"))
 
@@ -115,7 +115,9 @@ def test_the_maskings_compared_are_what_their_names_say():
 
 def test_each_seed_draws_its_own_label_budget():
     plan = read_plan(DEFAULT_PLAN)
-    splits = [parse_config("train.py", arguments(plan, Piece("rmae", "p5", seed), Path("output"))) for seed in (0, 3)]
+    splits = [
+        parse_config("train.py", arguments(plan, Piece("rmae", "p5_long", seed), Path("output"))) for seed in (0, 3)
+    ]
     assert [one.experiment.DATA_CONFIG.DATA_SPLIT.train for one in splits] == ["train_5_0", "train_5_3"]
 
 
