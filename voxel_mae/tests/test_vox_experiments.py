@@ -213,7 +213,7 @@ def test_a_planted_effect_is_found_and_written(study):
 
 
 def test_plots_name_the_arms_and_keep_them_apart(study):
-    """Also where one share of labels has two schedules: the plot by share has the first, the differences both."""
+    """Also where one share of labels has two schedules."""
     long = study.plan.budgets["p20"].model_copy(update={"epochs": 7})
     plan = study.plan.model_copy(update={"budgets": {**study.plan.budgets, "p20_long": long}})
     one = plan.comparisons["rmae_20"]
@@ -222,8 +222,11 @@ def test_plots_name_the_arms_and_keep_them_apart(study):
     data = as_json(found)
     labels = [label.get_text() for label in differences(found, data).axes[0].get_yticklabels()]
     assert labels == [f"R-MAE\nless from scratch, 20 %, {epochs} epochs" for epochs in (1, 7)]
-    scratch, rmae = (line.get_xdata() for line in label_efficiency(found, data).axes[0].lines)
-    assert len(scratch) == len(rmae) == 2 and (scratch < rmae).all()
+    (panel,) = label_efficiency(found, data).axes
+    columns = [label.get_text() for label in panel.get_xticklabels()]
+    assert columns == ["20 %, 1 epochs", "20 %, 7 epochs", "100 %, 1 epochs"]
+    scratch, rmae = (line.get_xdata() for line in panel.lines)
+    assert len(scratch) == len(rmae) == 3 and (scratch < rmae).all()
 
 
 def test_no_effect_is_said_to_be_none(study):

@@ -14,7 +14,7 @@ from .experiment_plan import Plan
 from .experiment_results import Findings, as_json, sentences
 
 PACKAGES = ("torch", "numpy", "spconv-cu120", "matplotlib")
-ARM_DISTANCE = 1.03  # between neighbouring arms of one share of labels, on the logarithmic axis
+ARM_DISTANCE = 0.06  # between neighbouring arms of one budget, of the distance between budgets
 DOT, BLUE = "#5b6472", "#2f5fd0"
 Drawn = Mapping[str, tuple[Figure, str]]  # {file name: (figure, caption)}
 
@@ -90,46 +90,39 @@ def _seeds(values: Sequence[float]) -> str:
 def draw(found: Findings, data: Mapping[str, Any]) -> Drawn:
     """The plots of a comparison."""
     return {
-        "label_efficiency": (label_efficiency(found, data), "mAP by share of labels. Large dot: mean over seeds; line: "
-                             "its 95 % interval over sequences; small dots: seeds."),
+        "label_efficiency": (label_efficiency(found, data), "mAP by budget. Large dot: mean over seeds; line: its "
+                             "95 % interval over sequences; small dots: seeds."),
         "differences": (differences(found, data), "Differences in mAP. Upright line: mean over seeds; bar: its 95 % "
                         "interval over sequences; dots: seeds."),
     }  # fmt: skip
 
 
 def label_efficiency(found: Findings, data: Mapping[str, Any]) -> Figure:
-    """A line for every arm that was trained on more than one share of labels; where none was, a point for every arm."""
+    """A line for every arm that was trained on more than one budget; where none was, a point for every arm."""
     plan = found.plan
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     panel = figure.subplots()
-    arms = [arm for arm in plan.arms if len(_budget_of_share(plan, arm)) > 1] or list(plan.arms)
+    columns = sorted(plan.budgets, key=lambda name: (plan.budgets[name].percent, plan.budgets[name].epochs))
+    arms = [arm for arm in plan.arms if len(plan.budgets_of(arm)) > 1] or list(plan.arms)
     for number, (arm, colour) in enumerate(zip(arms, _colours(len(arms)), strict=True)):
-        budgets = _budget_of_share(plan, arm)
-        beside = ARM_DISTANCE ** (number - (len(arms) - 1) / 2)
-        places = [percent * beside for percent in budgets]
-        scores = [data["scores_points"][f"{arm}, {name}"] for name in budgets.values()]
+        budgets = [name for name in columns if name in plan.budgets_of(arm)]
+        beside = ARM_DISTANCE * (number - (len(arms) - 1) / 2)
+        places = [columns.index(name) + beside for name in budgets]
+        scores = [data["scores_points"][f"{arm}, {name}"] for name in budgets]
         panel.plot(places, [one["mean"] for one in scores], marker="o", color=colour, label=plan.arms[arm].title)
         bounds = np.array([[np.nan if one[end] is None else one[end] for end in ("low", "high")] for one in scores])
         panel.vlines(places, *bounds.T, color=colour, lw=1.5)
         for place, one in zip(places, scores, strict=True):
             panel.scatter([place] * len(one["by_seed"]), one["by_seed"], s=10, color=colour, alpha=0.6)
-    percents = sorted({one.percent for one in plan.budgets.values()})
-    panel.set_xscale("log")
-    panel.set_xlim(percents[0] / 1.5, percents[-1] * 1.5)
-    panel.set_xticks(percents, labels=[f"{value:g} %" for value in percents])
-    panel.minorticks_off()
-    panel.set_xlabel("labelled train frames")
+    panel.set_xlim(-0.5, len(columns) - 0.5)
+    panel.set_xticks(range(len(columns)), labels=[plan.budgets[name].described() for name in columns])
+    panel.set_xlabel("labelled train frames, and how long they were trained on")
     panel.set_ylabel("mAP, points")
+    panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
     figure.suptitle(found.mark, fontsize=8, color="#c2364f", parse_math=False)
     return figure
-
-
-def _budget_of_share(plan: Plan, arm: str) -> dict[float, str]:
-    """{percent: name}, ascending; of several schedules of one share, the plan's first."""
-    budgets = {plan.budgets[name].percent: name for name in reversed(plan.budgets_of(arm))}
-    return dict(sorted(budgets.items()))
 
 
 def differences(found: Findings, data: Mapping[str, Any]) -> Figure:
