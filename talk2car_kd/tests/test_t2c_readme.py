@@ -75,6 +75,7 @@ def test_data_roots_are_checked_and_trained_on(readme, tiny_run, tmp_path, monke
     """The embedded world under the names of COCO and Talk2Car, in another package folder; the teacher is a file."""
     monkeypatch.setattr(context, "PACKAGE_ROOT", tmp_path)
     write_world(tmp_path / "data", SMALL_WORLD)
+    (tmp_path / "data/world.json").unlink()  # it says that this is no real data
     check, lint, training = readme
     check.run(tmp_path)
     lint.run(tmp_path)
@@ -84,7 +85,7 @@ def test_data_roots_are_checked_and_trained_on(readme, tiny_run, tmp_path, monke
     said = training.run(tmp_path, "--config", REAL, "--run", "real", *settings)
     assert "EMBEDDED DATA" not in said
     data = json.loads((tmp_path / "results/real/run.json").read_text())["data"]
-    assert data == {"coco": "data/coco", "talk2car": "data/talk2car"}
+    assert data == {"coco": "data/coco", "talk2car": "data/talk2car", "mark": "overlay frames: not a score"}
     assert not left(tmp_path / "results/real", "talk2car_best.pth scores.json")
 
 
