@@ -44,7 +44,7 @@ class _RememberingSampler:
 
     def __iter__(self) -> Iterator[list]:
         self.sent.clear()
-        self.all_sent = False
+        self.all_sent, self.ahead = False, None
         for keys in self.batch_sampler:
             self.sent.append(keys)
             yield keys

@@ -126,6 +126,13 @@ def test_workers_started_anew_between_epochs_are_asked_anew():
     assert len(list(run.iterate(loader, at=(1, 0)))) == 6
 
 
+def test_a_pass_begun_early_and_read_by_others_is_asked_anew():
+    loader = loader_of()
+    list(run.iterate(loader, at=(0, 0), then=(1, 0)))
+    assert len(list(loader)) == 6  # as MMEngine's PreciseBNHook goes over the training data
+    assert len(list(run.iterate(loader, at=(1, 0)))) == 6
+
+
 def test_a_worker_that_dies_between_two_passes_is_told():
     loader = loader_of()
     list(run.iterate(loader, at=(0, 0)))
