@@ -184,14 +184,14 @@ def labelled_picture(detector: Any, info: dict, least: float = LEAST_SCORE) -> A
     """A pair of a data set with its annotations and detections."""
     import numpy as np
 
-    from shared.embedded_world import is_embedded
+    from shared.embedded_world import lies_in_embedded
 
     from .pictures import pair_picture, read_image
 
     found = detector(info["img_path"], info["img_ir_path"]).above(least)
     persons, ignored = ([one["bbox"] for one in info["instances"] if bool(one["ignore_flag"]) is flag]
                         for flag in (False, True))  # fmt: skip
-    embedded = any(is_embedded(parent) for parent in Path(info["img_path"]).parents)
+    embedded = lies_in_embedded(info["img_path"])
     return pair_picture(
         read_image(info["img_path"]),
         read_image(info["img_ir_path"]),

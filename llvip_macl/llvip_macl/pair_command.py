@@ -65,11 +65,11 @@ def detect(args: argparse.Namespace) -> int:
 
 def draw(found: PairDetections, folder: Path) -> Path:
     """The pair with its boxes; the picture of a drawn pair says so."""
-    from shared.embedded_world import is_embedded
+    from shared.embedded_world import lies_in_embedded
 
     from .pictures import pair_picture, read_image, write_picture
 
-    embedded = any(is_embedded(parent) for parent in found.visible.parents)
+    embedded = lies_in_embedded(found.visible)
     picture = pair_picture(
         read_image(found.visible),
         read_image(found.infrared),

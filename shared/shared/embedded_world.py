@@ -41,6 +41,11 @@ def is_embedded(root: Path | str) -> bool:
     return (Path(root) / MARK).is_file()
 
 
+def lies_in_embedded(path: Path | str) -> bool:
+    """Whether a file or folder belongs to an embedded world: its own folder, or one above it, is the root of one."""
+    return any(is_embedded(folder) for folder in (Path(path), *Path(path).parents))
+
+
 def spec_of(root: Path | str) -> dict[str, Any]:
     """The settings a world was drawn from. DataError when the root is no embedded world."""
     return _read_mark(Path(root))["spec"]

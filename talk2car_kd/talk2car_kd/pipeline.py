@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shared import run as run_module
 from shared.config import config_hash, load_config, merged, to_yaml
-from shared.embedded_world import is_embedded
+from shared.embedded_world import lies_in_embedded
 from shared.errors import CheckpointError, ConfigError, DataError
 
 from .config import ABLATION, DEFAULT, EMBEDDED, Config
@@ -99,8 +99,8 @@ def resolve(request: Request) -> Config:
 
 def is_synthetic(config: Config) -> bool:
     """Whether a data root is null, or lies in an embedded world."""
-    roots = [in_package(root) for root in (config.data.coco_root, config.data.talk2car_root) if root is not None]
-    return config.embedded or any(is_embedded(folder) for root in roots for folder in (root, *root.parents))
+    roots = (config.data.coco_root, config.data.talk2car_root)
+    return any(root is None or lies_in_embedded(in_package(root)) for root in roots)
 
 
 def stages_of(request: Request, config: Config) -> list[str]:

@@ -11,12 +11,13 @@ import yaml
 
 from shared.errors import ConfigError, DataError, UserError
 from shared.metrics import PairedDifference
+from voxel_mae import experiment_work
 from voxel_mae.evaluation import Evaluation, JudgedFrame
 from voxel_mae.experiment_intervals import Judged, judge, paired, sequence_weights
 from voxel_mae.experiment_plan import DEFAULT_PLAN, PLANS, QUICK_PLAN, Piece, arguments, as_text, read_plan
 from voxel_mae.experiment_report import differences, label_efficiency
 from voxel_mae.experiment_results import as_json, equality_in_words, in_words, occupancy_in_words
-from voxel_mae.experiments import Study, run, train_all, trained
+from voxel_mae.experiments import Study, main, run, train_all, trained
 from voxel_mae.flags import parse_config
 
 CLASSES = ("dumptruck", "excavator", "grader", "roller")
@@ -250,6 +251,15 @@ def test_seeds_trained_apart_are_found_by_the_whole_comparison(study):
     kept = {path: path.stat().st_mtime_ns for path in study.bench.folder.iterdir()}
     assert len(run(study).judged["rmae", "p20"]) == 5
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items()), "trained once"
+
+
+def test_the_command_trains_the_seeds_asked_for_and_reports_without(study, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment_work, "Bench", lambda plan, output_dir: study.bench)
+    command = ["--quick", "--results_dir", str(tmp_path / "results")]
+    assert main([*command, "--seeds", "7"]) == 2 and "--seeds 7" in capsys.readouterr().err
+    report = tmp_path / "results/experiments_quick/experiments.json"
+    assert main([*command, "--seeds", "0"]) == 0 and study.bench.asked and not report.exists()
+    assert main(command) == 0 and report.exists()
 
 
 def test_a_seed_that_the_plan_has_not_is_refused(study):

@@ -8,8 +8,8 @@ what was cut continues where it was, and what changed since is refused. After --
 
 A training keeps about one core busy (spconv on a CPU), so give every core its seeds, then ask for the report:
 
-    python -m voxel_mae.experiments --seeds 0 2 & python -m voxel_mae.experiments --seeds 1; wait
-    python -m voxel_mae.experiments
+    python -m voxel_mae.experiments --minutes 300 --seeds 0 2 & python -m voxel_mae.experiments --minutes 300 --seeds 1
+    wait; python -m voxel_mae.experiments
 """
 
 import argparse
