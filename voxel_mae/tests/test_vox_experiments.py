@@ -51,7 +51,8 @@ class FakeBench:
         return path.read_text()
 
     def judge(self, piece):
-        return scored(self.levels[piece.name] + 0.001 * piece.seed, piece.seed)
+        level = self.levels.get((piece.name, piece.budget), self.levels[piece.name])
+        return scored(level + 0.001 * piece.seed, piece.seed)
 
     def pretrained(self, piece):
         return {"occupancy": 0.4, "occupancy_entropy": 0.5, "occupancy_excess": -0.1, "keep": 0.3}
@@ -126,6 +127,8 @@ def test_each_seed_draws_its_own_label_budget():
 @pytest.mark.parametrize("change, word", [
     ({"arms": {"rmae": {"title": "x", "pretraining": "none"}}}, "pretraining 'none'"),
     ({"comparisons": {"a": {"arm": "rmae", "against": "rmae", "budget": "p7", "question": "?"}}}, "p7"),
+    ({"comparisons": {"a": {"arm": "rmae", "against": "rmae", "budget": "p20", "against_budget": "p7",
+                            "question": "?"}}}, "rmae trained on p7"),
     ({"seeds": [1, 1]}, "each one once"), ({"iou": {"loader": 0.5}}, "one value for each"),
     ({"world": {"sequences": 3}}, "sequences"), ({"batch_sise": 3}, "batch_sise"),
     ({"over": "nothing.yaml"}, "cannot read.*nothing.yaml"), ({"over": "plan.yaml"}, "laid over itself"),
@@ -228,6 +231,27 @@ def test_plots_name_the_arms_and_keep_them_apart(study):
     assert columns == ["20 %, 1 epochs", "20 %, 7 epochs", "100 %, 1 epochs"]
     scratch, rmae = (line.get_xdata() for line in panel.lines)
     assert len(scratch) == len(rmae) == 3 and (scratch < rmae).all()
+
+
+def test_arms_with_labels_of_their_own_are_compared_and_told_apart(study):
+    """As pretraining is with scratch trained for as many steps."""
+    one = study.plan.comparisons["rmae_20"].model_copy(update={"against_budget": "p100"})
+    study.bench.levels["scratch", "p100"] = 0.5
+    found = run(replace(study, plan=study.plan.model_copy(update={"comparisons": {"a": one}})))
+    data = as_json(found)
+    assert data["differences_points"]["a"]["mean"] == pytest.approx(-10)
+    assert "R-MAE (20 %, 1 epochs) is WORSE than from scratch (100 %, 1 epochs)" in data["verdict"][0]
+    (label,) = differences(found, data).axes[0].get_yticklabels()
+    assert label.get_text() == "R-MAE (20 %, 1 epochs)\nless from scratch (100 %, 1 epochs)"
+
+
+def test_pretraining_is_asked_against_as_many_steps_of_scratch():
+    plan = read_plan(PLANS / "headline.yaml")
+    (_, treated), (_, control) = plan.comparisons["rmae_5_equal"].sides
+    world, short, long = plan.world, plan.budgets[treated], plan.budgets[control]
+    labelled = world["train_sequences"] * world["frames"] * short.percent / 100
+    pretrained = (world["train_sequences"] + world["unlabelled_sequences"]) * world["frames"] * plan.pretrain_epochs
+    assert labelled * long.epochs == labelled * short.epochs + pretrained
 
 
 def test_no_effect_is_said_to_be_none(study):

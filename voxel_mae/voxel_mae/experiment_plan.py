@@ -58,12 +58,18 @@ class Arm(Schema):
 
 
 class Comparison(Schema):
-    """arm minus against on one budget, and the question it answers."""
+    """arm minus against, and the question it answers."""
 
     arm: Name
     against: Name
     budget: Name
+    against_budget: Name | None = None  # null: the same
     question: str
+
+    @property
+    def sides(self) -> tuple[tuple[Name, Name], tuple[Name, Name]]:
+        """(arm, budget) of either side, the arm's first."""
+        return (self.arm, self.budget), (self.against, self.against_budget or self.budget)
 
 
 class Plan(Schema):
@@ -97,10 +103,9 @@ class Plan(Schema):
                     if arm.pretraining is not None and arm.pretraining not in self.pretrainings]  # fmt: skip
         problems += [f"arms: {name} names budget {one!r}, which is not there" for name, arm in self.arms.items()
                      for one in arm.budgets or () if one not in self.budgets]  # fmt: skip
-        for name, one in self.comparisons.items():
-            trained = {arm for arm in (one.arm, one.against) if arm in self.arms and one.budget in self.budgets_of(arm)}
-            if trained != {one.arm, one.against}:
-                problems.append(f"comparisons: {name} needs {one.arm} and {one.against} trained on {one.budget}")
+        trained = {(arm, budget) for arm in self.arms for budget in self.budgets_of(arm)}
+        problems += [f"comparisons: {name} needs {arm} trained on {budget}" for name, one in self.comparisons.items()
+                     for arm, budget in one.sides if (arm, budget) not in trained]  # fmt: skip
         if len(set(self.seeds)) != len(self.seeds):
             problems.append(f"seeds {list(self.seeds)}: each one once")
         if set(self.iou) != set(CLASSES):
@@ -111,6 +116,13 @@ class Plan(Schema):
 
     def budgets_of(self, arm: str) -> tuple[str, ...]:
         return self.arms[arm].budgets or tuple(self.budgets)
+
+    def titles(self, one: Comparison) -> tuple[str, str]:
+        """Of both sides of a comparison; with their labels where each has its own."""
+        (arm, labels), (against, others) = (
+            (self.arms[name].title, self.budgets[budget].described()) for name, budget in one.sides
+        )
+        return (f"{arm} ({labels})", f"{against} ({others})") if one.against_budget else (arm, against)
 
     @property
     def needed_pretrainings(self) -> tuple[str, ...]:

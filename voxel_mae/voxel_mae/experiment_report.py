@@ -146,9 +146,10 @@ def differences(found: Findings, data: Mapping[str, Any]) -> Figure:
 
 
 def _pair(plan: Plan, name: str) -> str:
-    """The two arms of a comparison and their share of labels."""
+    """The two arms of a comparison and their labels."""
     one = plan.comparisons[name]
-    return f"{plan.arms[one.arm].title}\nless {plan.arms[one.against].title}, {plan.budgets[one.budget].described()}"
+    arm, against = plan.titles(one)
+    return f"{arm}\nless {against}" + ("" if one.against_budget else f", {plan.budgets[one.budget].described()}")
 
 
 def _colours(count: int) -> list[str]:

@@ -32,7 +32,7 @@ class Findings:
 
     def difference(self, one: Comparison) -> PairedDifference:
         """In points of mAP."""
-        found = paired(self.judged[one.arm, one.budget], self.judged[one.against, one.budget])
+        found = paired(*(self.judged[side] for side in one.sides))
         scaled = tuple(POINTS * value for value in found.per_seed)
         return PairedDifference(POINTS * found.mean, POINTS * found.low, POINTS * found.high, scaled)
 
@@ -81,9 +81,7 @@ def occupancy_in_words(title: str, means: Sequence[Mapping[str, float]]) -> str:
 def sentences(found: Findings) -> list[str]:
     """The verdict: the plan's questions in their order, then the proof of equality and the pretrainings."""
     plan = found.plan
-    title = lambda arm: plan.arms[arm].title  # noqa: E731
-    lines = [in_words(one.question, title(one.arm), title(one.against), found.difference(one))
-             for one in plan.comparisons.values()]  # fmt: skip
+    lines = [in_words(one.question, *plan.titles(one), found.difference(one)) for one in plan.comparisons.values()]
     lines.append(equality_in_words(found.equality))
     return lines + [occupancy_in_words(plan.pretrainings[name].title, means)
                     for name, means in found.pretrained.items() if "occupancy_excess" in means[0]]  # fmt: skip
