@@ -1,8 +1,8 @@
-"""The picture of the READMEs: a frame masked, reconstructed and detected by the finished demo.
+"""The pictures of the README: a frame masked, reconstructed and detected by the finished demo; mAP by label budget.
 
     python demo.py && python benchmarks/pictures.py --out docs
 
-Trains nothing: it reads output/custom_models/demo_{pretrain,finetune}/demo.
+Trains nothing: it reads output/custom_models/demo_{pretrain,finetune}/demo and benchmarks/results/experiments.json.
 """
 
 import argparse
@@ -11,16 +11,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
+from shared.json_files import read_json
 from shared.run import World, run_command
 from shared.storage import write_atomic
 from voxel_mae import commands
 from voxel_mae.demo_command import FINETUNE_CFG, PRETRAIN_CFG, chosen_frames, finished, frame_view
 from voxel_mae.engine.sources import open_sources
+from voxel_mae.experiment_plan import Plan
+from voxel_mae.experiment_report import label_efficiency
 from voxel_mae.inspection import open_checkpoint, pretraining_views
 from voxel_mae.pictures import summary_figure
 from voxel_mae.results import read_results
 
-NAME = "voxel_mae.jpg"
+NAME, LABELS = "voxel_mae.jpg", "voxel_mae_labels.png"
+EXPERIMENTS = Path(__file__).parent / "results/experiments.json"
 LEAST_SCORE = 0.3
 
 
@@ -33,6 +39,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def draw(out: Path, output_dir: Path) -> int:
+    out.mkdir(parents=True, exist_ok=True)
+    demo = as_bytes(demo_figure(output_dir), "jpg", pil_kwargs={"quality": 85, "optimize": True})
+    for name, content in ((NAME, demo), (LABELS, as_bytes(labels_figure(), "png"))):
+        print(f"wrote {write_atomic(out / name, content)}")
+    return 0
+
+
+def as_bytes(figure: Figure, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=110, **options)
+    return buffer.getvalue()
+
+
+def labels_figure() -> Figure:
+    found = read_json(EXPERIMENTS, "take it from the repository")["results"]
+    return label_efficiency(Plan.model_validate(found["plan"]), found)
+
+
+def demo_figure(output_dir: Path) -> Figure:
     pretrained = finished(commands.PRETRAIN, PRETRAIN_CFG, output_dir)
     tuned = finished(commands.TRAIN, FINETUNE_CFG, output_dir)
     student, detector = open_checkpoint(pretrained.checkpoint), open_checkpoint(tuned.checkpoint)
@@ -40,12 +65,7 @@ def draw(out: Path, output_dir: Path) -> int:
     (index,) = chosen_frames(sources.val, 1)
     masked, _ = pretraining_views(student, (0, index), sources.val[index])
     detected = frame_view(sources.val[index], *read_results(tuned.evaluation / "result.json"), LEAST_SCORE)
-    buffer = io.BytesIO()
-    figure = summary_figure(masked, detected, sources.mark)
-    figure.savefig(buffer, format="jpg", dpi=110, pil_kwargs={"quality": 85, "optimize": True})
-    out.mkdir(parents=True, exist_ok=True)
-    print(f"wrote {write_atomic(out / NAME, buffer.getvalue())}")
-    return 0
+    return summary_figure(masked, detected, sources.mark)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from shared.metrics import PairedDifference
 from voxel_mae import experiment_work
 from voxel_mae.evaluation import Evaluation, JudgedFrame
 from voxel_mae.experiment_intervals import Judged, judge, paired, sequence_weights
-from voxel_mae.experiment_plan import DEFAULT_PLAN, PLANS, QUICK_PLAN, Piece, arguments, as_text, read_plan
-from voxel_mae.experiment_report import differences, label_efficiency
+from voxel_mae.experiment_plan import DEFAULT_PLAN, PLANS, QUICK_PLAN, Piece, Plan, arguments, as_text, read_plan
+from voxel_mae.experiment_report import differences, draw, label_efficiency
 from voxel_mae.experiment_results import as_json, equality_in_words, in_words, occupancy_in_words
 from voxel_mae.experiments import Study, main, run, train_all, trained
 from voxel_mae.flags import parse_config
@@ -212,6 +212,7 @@ def test_a_planted_effect_is_found_and_written(study):
     difference = data["differences_points"]["rmae_20"]
     assert difference["mean"] == pytest.approx(10) and difference["low"] > 5 and len(difference["per_seed"]) == 5
     assert "R-MAE is better than from scratch" in data["verdict"][0] and data["mark"] == "no real data"
+    assert set(draw(Plan.model_validate(data["plan"]), data)) == {"label_efficiency", "differences"}  # as pictures.py
     page = (study.folder / "report.html").read_text()
     assert "no real data" in page and page.count("<img") == 2
 
@@ -224,9 +225,9 @@ def test_plots_name_the_arms_and_keep_them_apart(study):
     plan = plan.model_copy(update={"comparisons": {"a": one, "b": one.model_copy(update={"budget": "p20_long"})}})
     found = run(replace(study, plan=plan))
     data = as_json(found)
-    labels = [label.get_text() for label in differences(found, data).axes[0].get_yticklabels()]
+    labels = [label.get_text() for label in differences(plan, data).axes[0].get_yticklabels()]
     assert labels == [f"R-MAE\nless from scratch, 20 %, {epochs} epochs" for epochs in (1, 7)]
-    (panel,) = label_efficiency(found, data).axes
+    (panel,) = label_efficiency(plan, data).axes
     columns = [label.get_text() for label in panel.get_xticklabels()]
     assert columns == ["20 %, 1 epochs", "20 %, 7 epochs", "100 %, 1 epochs"]
     scratch, rmae = (line.get_xdata() for line in panel.lines)
@@ -241,7 +242,7 @@ def test_arms_with_labels_of_their_own_are_compared_and_told_apart(study):
     data = as_json(found)
     assert data["differences_points"]["a"]["mean"] == pytest.approx(-10)
     assert "R-MAE (20 %, 1 epochs) is WORSE than from scratch (100 %, 1 epochs)" in data["verdict"][0]
-    (label,) = differences(found, data).axes[0].get_yticklabels()
+    (label,) = differences(found.plan, data).axes[0].get_yticklabels()
     assert label.get_text() == "R-MAE (20 %, 1 epochs)\nless from scratch (100 %, 1 epochs)"
 
 

@@ -23,7 +23,7 @@ def write_results(found: Findings, folder: Path) -> None:
     """experiments.json, figures/ and report.html in `folder`. StorageError when the file system refuses."""
     data = as_json(found)
     benchmark.write(folder / "experiments.json", benchmark.record("experiments", data, PACKAGES))
-    figures = draw(found, data)
+    figures = draw(found.plan, data)
     for name, (figure, _) in figures.items():
         figure.savefig(folder / "figures" / f"{name}.png", dpi=130)
     write_report(found, data, figures, folder / "report.html")
@@ -87,19 +87,18 @@ def _seeds(values: Sequence[float]) -> str:
 # --- plots ------------------------------------------------------------------------------------------------------------
 
 
-def draw(found: Findings, data: Mapping[str, Any]) -> Drawn:
-    """The plots of a comparison."""
+def draw(plan: Plan, data: Mapping[str, Any]) -> Drawn:
+    """The plots of a comparison; `data` as from experiment_results.as_json, or read back from experiments.json."""
     return {
-        "label_efficiency": (label_efficiency(found, data), "mAP by budget. Large dot: mean over seeds; line: its "
+        "label_efficiency": (label_efficiency(plan, data), "mAP by budget. Large dot: mean over seeds; line: its "
                              "95 % interval over sequences; small dots: seeds."),
-        "differences": (differences(found, data), "Differences in mAP. Upright line: mean over seeds; bar: its 95 % "
+        "differences": (differences(plan, data), "Differences in mAP. Upright line: mean over seeds; bar: its 95 % "
                         "interval over sequences; dots: seeds."),
     }  # fmt: skip
 
 
-def label_efficiency(found: Findings, data: Mapping[str, Any]) -> Figure:
+def label_efficiency(plan: Plan, data: Mapping[str, Any]) -> Figure:
     """A line for every arm that was trained on more than one budget; where none was, a point for every arm."""
-    plan = found.plan
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     panel = figure.subplots()
     columns = sorted(plan.budgets, key=lambda name: (plan.budgets[name].percent, plan.budgets[name].epochs))
@@ -121,11 +120,11 @@ def label_efficiency(found: Findings, data: Mapping[str, Any]) -> Figure:
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
-    figure.suptitle(found.mark, fontsize=8, color="#c2364f", parse_math=False)
+    figure.suptitle(data["mark"], fontsize=8, color="#c2364f", parse_math=False)
     return figure
 
 
-def differences(found: Findings, data: Mapping[str, Any]) -> Figure:
+def differences(plan: Plan, data: Mapping[str, Any]) -> Figure:
     """A bar for every question."""
     rows = data["differences_points"]
     figure = Figure(figsize=(7.5, 0.5 * len(rows) + 1.2), layout="constrained")
@@ -136,12 +135,12 @@ def differences(found: Findings, data: Mapping[str, Any]) -> Figure:
         panel.vlines(one["mean"], place - 0.28, place + 0.28, color=BLUE, lw=2.5)
         panel.scatter(one["per_seed"], [place] * len(one["per_seed"]), s=14, color=DOT, zorder=3)
     panel.axvline(0, color=DOT, lw=0.8)
-    panel.set_yticks(range(len(rows)), labels=[_pair(found.plan, name) for name in rows], fontsize=8, parse_math=False)
+    panel.set_yticks(range(len(rows)), labels=[_pair(plan, name) for name in rows], fontsize=8, parse_math=False)
     panel.invert_yaxis()
     panel.set_xlabel("difference in mAP, points", fontsize=9)
     panel.grid(axis="x", alpha=0.3)
     panel.spines[["top", "right", "left"]].set_visible(False)
-    figure.suptitle(found.mark, fontsize=8, color="#c2364f", parse_math=False)
+    figure.suptitle(data["mark"], fontsize=8, color="#c2364f", parse_math=False)
     return figure
 
 
