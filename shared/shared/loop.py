@@ -115,12 +115,16 @@ class Loop:
         self.paused = time.perf_counter()
 
     def step(self, terms: Mapping[str, Tensor], *, ids: Sequence[str], count: int) -> None:
-        """One batch: terms are unweighted means over `count` samples; every `accumulate` batches the weights move."""
+        """One batch of the samples `ids`; every `accumulate` batches the weights move.
+
+        count: how much the batch's terms weigh in the means and among the ranks: its samples where they are unweighted
+        means over these, 1 where they are divided by what all ranks have already.
+        """
         loss = sum(self.weights[name] * term for name, term in terms.items())
         values = {**terms, "loss": loss}
         self.means.update(values, count)
         self.window.update(values, count)
-        self.samples += count
+        self.samples += len(ids)
         detached = accumulate(loss * self._share(count), self._parts())
         self._micro.append((detached, {k: v.detach() for k, v in terms.items()}, ids))
         if len(self._micro) == self._parts():

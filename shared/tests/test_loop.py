@@ -1,6 +1,7 @@
 """Laws of the training loop, on a toy model: a cut run equals an uncut one, and nothing bad moves the weights."""
 
 import itertools
+import json
 import math
 import os
 import signal
@@ -41,7 +42,7 @@ def training(tmp_path):
     """training(folder, sampler=, batches=, **changes of the settings) -> the finished (or cut) Loop."""
     opened = []
 
-    def train(name, *, sampler=None, at_batch=None, before_close=None, world=None, workers=0, **changed):
+    def train(name, *, sampler=None, at_batch=None, before_close=None, world=None, workers=0, count=len, **changed):
         run.seed_everything(3)
         world = world or run.World()
         folder = run.RunFolder.open(tmp_path, name=name, config_hash="01", config_yaml="seed: 3\n", stages=("a",),
@@ -64,7 +65,7 @@ def training(tmp_path):
                     if at_batch:
                         at_batch(loop, batch)
                     terms = criterion(model(batch["x"]), batch["y"])
-                    loop.step(terms, ids=[f"s{i}" for i in batch["index"].tolist()], count=len(batch["x"]))
+                    loop.step(terms, ids=[f"s{i}" for i in batch["index"].tolist()], count=count(batch["x"]))
                 if before_close:
                     before_close(loop)
                 loop.best = loop.close_epoch()["loss"]
@@ -92,6 +93,14 @@ def cut_after(batches: int):
             raise Cut
 
     return at_batch
+
+
+def test_the_rate_counts_samples_whatever_a_batch_weighs(training):
+    """voxel_mae gives every batch the weight 1, and its log told batches a second as samples a second."""
+    lines = (training("run", count=lambda x: 1).run.path / "metrics.jsonl").read_text().splitlines()
+    times = [record["time"] for record in map(json.loads, lines) if "time" in record]
+    seen = [round(one["samples_per_s"] * one["seconds"]) for one in times]  # logged at steps 3 and 6
+    assert seen == [6 * BATCH, 5 * BATCH]
 
 
 # --- resuming
