@@ -1,8 +1,8 @@
-"""The pictures of the README: a frame masked, reconstructed and detected by the finished demo; mAP by label budget.
+"""The README's pictures: a frame masked, reconstructed and detected by the finished demo; mAP by labels and epochs.
 
     python demo.py && python benchmarks/pictures.py --out docs
 
-Trains nothing: it reads output/custom_models/demo_{pretrain,finetune}/demo and benchmarks/results/experiments.json.
+Trains nothing: it reads output/custom_models/demo_{pretrain,finetune}/demo and benchmarks/results/experiments*.json.
 """
 
 import argparse
@@ -25,8 +25,9 @@ from voxel_mae.inspection import open_checkpoint, pretraining_views
 from voxel_mae.pictures import summary_figure
 from voxel_mae.results import read_results
 
-NAME, LABELS = "voxel_mae.jpg", "voxel_mae_labels.png"
-EXPERIMENTS = Path(__file__).parent / "results/experiments.json"
+NAME = "voxel_mae.jpg"
+RESULTS = Path(__file__).parent / "results"
+COMPARED = {"voxel_mae_labels.png": "experiments.json", "voxel_mae_lengths.png": "experiments_headline.json"}
 LEAST_SCORE = 0.3
 
 
@@ -40,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def draw(out: Path, output_dir: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
-    demo = as_bytes(demo_figure(output_dir), "jpg", pil_kwargs={"quality": 85, "optimize": True})
-    for name, content in ((NAME, demo), (LABELS, as_bytes(labels_figure(), "png"))):
+    pictures = {NAME: as_bytes(demo_figure(output_dir), "jpg", pil_kwargs={"quality": 85, "optimize": True})}
+    pictures |= {name: as_bytes(compared_figure(RESULTS / found), "png") for name, found in COMPARED.items()}
+    for name, content in pictures.items():
         print(f"wrote {write_atomic(out / name, content)}")
     return 0
 
@@ -52,8 +54,8 @@ def as_bytes(figure: Figure, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def labels_figure() -> Figure:
-    found = read_json(EXPERIMENTS, "take it from the repository")["results"]
+def compared_figure(path: Path) -> Figure:
+    found = read_json(path, "take it from the repository")["results"]
     return label_efficiency(Plan.model_validate(found["plan"]), found)
 
 

@@ -99,6 +99,14 @@ def test_what_the_default_and_the_headline_plan_both_train_is_one_run():
         assert arguments(headline, piece, Path("output")) == arguments(default, piece, Path("output"))
 
 
+@pytest.mark.parametrize("results, plan", [
+    ("experiments", "default"), ("experiments_headline", "headline"), ("experiments_headline_loose", "headline_loose"),
+])  # fmt: skip
+def test_the_committed_results_are_those_of_the_plan_as_it_stands(results, plan):
+    found = json.loads((PLANS.parent / "benchmarks/results" / f"{results}.json").read_text())["results"]
+    assert Plan.model_validate(found["plan"]) == read_plan(PLANS / f"{plan}.yaml")
+
+
 def test_the_full_plan_asks_all_that_the_default_asks_with_more_of_everything():
     default, full = read_plan(DEFAULT_PLAN), read_plan(PLANS / "full.yaml")
     assert set(default.comparisons) < set(full.comparisons) and set(full.budgets) - set(default.budgets) == {"p20"}
